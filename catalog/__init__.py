@@ -1,0 +1,1 @@
+"""What exists and where: namespaces, tables, tokens, statements; one KV contract, several backends."""

@@ -1,0 +1,1 @@
+"""Stateless compute: DataFusion sessions, scans and pruning."""

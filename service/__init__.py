@@ -1,0 +1,1 @@
+"""Speaks to the outside: parses, plans and coordinates statements, and serves them over HTTP."""

@@ -1,0 +1,94 @@
+"""What a client asks and what it gets back: the vocabulary that the engine, the executors and the fronts share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
+
+import pyarrow as pa
+
+__all__ = ["Format", "Limits", "Receipt", "Result", "Role", "Runner", "Statement"]
+
+Role = Literal["reader", "writer", "admin"]
+Format = Literal["json", "ndjson", "arrow", "csv", "parquet"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one statement may use; 0 means no limit."""
+
+    timeout_ms: int = 300_000
+    memory_bytes: int = 0
+    result_rows_max: int = 0
+    result_bytes_max: int = 0
+    scan_bytes_max: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One SQL statement to run.
+
+    params : a sequence for ``$1, $2, …``, a mapping for ``:name`` (or ``$name``), or None
+    namespace : of unqualified table names
+    """
+
+    sql: str
+    statement_id: str
+    params: Sequence[Any] | Mapping[str, Any] | None = None
+    namespace: str = "default"
+    role: Role = "admin"
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(slots=True)
+class Receipt:
+    """What an answer cost. Complete once the result's batches are exhausted."""
+
+    statement_id: str = ""
+    wall_ms: float = 0.0
+    cpu_ms: float = 0.0
+    planning_ms: float = 0.0
+    rows: int = 0
+    files_total: int = 0
+    files_pruned: int = 0
+    files_scanned: int = 0
+    bytes_scanned: int = 0
+    """Bytes read from data files by the engine (its own counters)."""
+    requests: int = 0
+    """Metadata requests made for this statement (log, manifests, footers, listings)."""
+    metadata_bytes: int = 0
+    snapshots: dict[str, int] = field(default_factory=dict)
+    """Table → version it was read at."""
+    slow_files: int = 0
+    """Files read by the slower merge-on-read reader."""
+    tasks: int = 1
+    retries: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the receipt as JSON-ready values."""
+        return asdict(self)
+
+
+@dataclass
+class Result:
+    """A running statement: its schema at once, its batches as they come, its receipt at the end."""
+
+    schema: pa.Schema
+    batches: AsyncIterator[pa.RecordBatch]
+    receipt: Receipt
+
+
+class Runner(Protocol):
+    """Whatever runs statements: the engine in this process, or a pool of worker processes."""
+
+    async def run(self, statement: Statement) -> Result:
+        """Plan and start the statement. Raises a `storage.errors.FirnlineError`.
+
+        Errors may also be raised while ``batches`` is iterated. Closing ``batches`` early cancels the statement.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Stop everything that runs."""
+        ...

@@ -1,0 +1,174 @@
+"""Locations: which `Blobs` holds a URL, and whether a statement may reach it.
+
+A *location* is ``s3://bucket/key`` or ``file:///absolute/path``, never percent-encoded: what a person sees is what
+the key is. Every byte that a statement reads, and every path that is handed to the engine, passes `Stores.resolve`,
+so the `AccessPolicy` also covers paths that a table's own metadata names.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from storage.blobs import BlobMeta, Blobs
+from storage.errors import ForbiddenError, InvalidError
+
+__all__ = ["AccessPolicy", "RequestCount", "Stores", "join", "normalize"]
+
+_ALIASES = {"s3a": "s3", "s3n": "s3"}
+
+
+def normalize(url: str, *, base: str | None = None) -> str:
+    """Return the location for a URL or path as people write it.
+
+    ``s3a://`` and ``s3n://`` become ``s3://``; ``file:/x`` and plain paths become ``file:///x``; a relative path is
+    taken from ``base`` (a location) or else from the working directory. Raises `InvalidError` for an unknown scheme.
+    """
+    scheme, separator, rest = url.partition(":/")
+    if separator and scheme.isalnum() and len(scheme) > 1:
+        scheme = _ALIASES.get(scheme.lower(), scheme.lower())
+        if scheme == "file":
+            path = "/" + rest.lstrip("/")
+            return "file://" + _clean(path, url)
+        if scheme == "s3":
+            bucket, _, key = rest.removeprefix("/").partition("/")
+            if not bucket:
+                raise InvalidError("the location names no bucket; write s3://bucket/path", location=url)
+            return f"s3://{bucket}" + _clean("/" + key, url).rstrip("/")
+        raise InvalidError("unknown scheme; use s3:// or a local path", scheme=scheme, location=url)
+    if url.startswith("/"):
+        return "file://" + _clean(url, url)
+    if not url:
+        raise InvalidError("the location is empty; give a path or s3://bucket/path")
+    if base is not None:
+        return join(base, url)
+    return "file://" + _clean(str(Path.cwd() / url), url)
+
+
+def _clean(path: str, url: str) -> str:
+    if "\x00" in path:
+        raise InvalidError("the location holds a NUL byte", location=repr(url))
+    return posixpath.normpath(path).replace("//", "/", 1) if path.startswith("//") else posixpath.normpath(path)
+
+
+def join(base: str, *parts: str) -> str:
+    """Join a location and relative parts with single slashes; ``..`` is resolved and may not leave the authority."""
+    scheme, _, rest = base.partition("://")
+    authority, _, path = rest.partition("/")
+    joined = posixpath.normpath("/".join(["", path, *parts])).lstrip("/")
+    return f"{scheme}://{authority}/{joined}".rstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class AccessPolicy:
+    """Which locations may be reached: None means all (the embedded default), else only those under a prefix."""
+
+    prefixes: tuple[str, ...] | None = None
+
+    def check(self, location: str) -> None:
+        """Raise `ForbiddenError` unless ``location`` lies under an allowed prefix, symbolic links resolved."""
+        if self.prefixes is None:
+            return
+        real = _real(location)
+        if not any(real == prefix or real.startswith(prefix.rstrip("/") + "/") for prefix in map(_real, self.prefixes)):
+            raise ForbiddenError(
+                "this location is outside the lake and the allowed prefixes; allow it with --allow PREFIX",
+                location=location,
+            )
+
+
+def _real(location: str) -> str:
+    if location.startswith("file://"):
+        return "file://" + str(Path(location.removeprefix("file://")).resolve())
+    return location.rstrip("/")
+
+
+@dataclass(slots=True)
+class RequestCount:
+    """Requests and bytes that one statement asked of the stores."""
+
+    requests: int = 0
+    bytes: int = 0
+
+
+@dataclass
+class Stores:
+    """Opens each authority's `Blobs` once and reads locations through it.
+
+    Parameters
+    ----------
+    open_blobs : called with ``"file://"`` or ``"s3://bucket"``, returns its `Blobs`
+    policy : what may be reached
+    count : adds up what was asked; `scoped` gives a statement its own
+    """
+
+    open_blobs: Callable[[str], Blobs]
+    policy: AccessPolicy = field(default_factory=AccessPolicy)
+    count: RequestCount = field(default_factory=RequestCount)
+    _opened: dict[str, Blobs] = field(default_factory=dict)
+
+    def scoped(self, policy: AccessPolicy | None = None) -> Stores:
+        """Return stores that share the connections but count on their own, under ``policy`` if one is given."""
+        return Stores(self.open_blobs, policy or self.policy, RequestCount(), self._opened)
+
+    def resolve(self, location: str) -> tuple[Blobs, str]:
+        """Return the `Blobs` and the key of a normalized location. Raises `ForbiddenError`."""
+        self.policy.check(location)
+        scheme, _, rest = location.partition("://")
+        authority, _, key = rest.partition("/")
+        root = f"{scheme}://{authority}"
+        if root not in self._opened:
+            self._opened[root] = self.open_blobs(root)
+        return self._opened[root], key
+
+    async def get(self, location: str) -> bytes:
+        """Return the whole blob at ``location``."""
+        blobs, key = self.resolve(location)
+        data, _meta = await blobs.get(key)
+        self._add(1, len(data))
+        return data
+
+    async def get_range(self, location: str, start: int, limit: int) -> bytes:
+        """Return bytes [start, limit) of the blob at ``location``."""
+        blobs, key = self.resolve(location)
+        data = await blobs.get_range(key, start, limit)
+        self._add(1, len(data))
+        return data
+
+    async def get_ranges(self, location: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return several byte ranges of one blob, coalesced."""
+        blobs, key = self.resolve(location)
+        parts = await blobs.get_ranges(key, ranges)
+        self._add(1, sum(map(len, parts)))
+        return parts
+
+    async def head(self, location: str) -> BlobMeta:
+        """Return size and etag of the blob at ``location``."""
+        blobs, key = self.resolve(location)
+        self._add(1, 0)
+        return await blobs.head(key)
+
+    async def list(self, location: str, *, start_after: str | None = None) -> AsyncIterator[tuple[str, BlobMeta]]:
+        """Yield (location, meta) of the blobs whose location starts with ``location`` (end it with / for a folder).
+
+        ``start_after`` is a location too: listing begins behind it.
+        """
+        blobs, key = self.resolve(location.rstrip("/"))
+        prefix = key + "/" if location.endswith("/") and key else key
+        root = location.partition("://")[0] + "://" + location.partition("://")[2].partition("/")[0]
+        after = start_after.removeprefix(root + "/") if start_after else None
+        self._add(1, 0)
+        async for meta in blobs.list(prefix, start_after=after):
+            yield f"{root}/{meta.key}", meta
+
+    async def close(self) -> None:
+        """Close every opened `Blobs`."""
+        for blobs in self._opened.values():
+            await blobs.close()
+        self._opened.clear()
+
+    def _add(self, requests: int, n_bytes: int) -> None:
+        self.count.requests += requests
+        self.count.bytes += n_bytes
