@@ -34,7 +34,7 @@ def source_of(field: pa.Field, candidates: Sequence[pa.Field], matching: Matchin
     """
     if matching == "field_id" and any(_id(candidate) is not None for candidate in candidates):
         wanted = _id(field)
-        return next((c for c in candidates if _id(c) == wanted), None) if wanted is not None else None
+        return next((c for c in candidates if wanted is not None and _id(c) == wanted), None)
     name = field.name if matching == "name" else _physical_name(field)
     for candidate in candidates:
         if candidate.name == name:

@@ -1,0 +1,130 @@
+"""Which files of a snapshot can hold a row that a predicate wants.
+
+The answer errs on one side only: a file is dropped when its statistics or partition values *prove* that it holds no
+such row. Evaluated for all files at once, one Arrow kernel call per comparison.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from functions.predicate import And, Compare, In, IsNull, Or, Predicate, StartsWith, Unknown
+from storage.tables.snapshot import ColumnStats, Snapshot
+
+__all__ = ["may_match"]
+
+_ALL = np.iinfo(np.int64).max
+"""Null count of a column that is null in every row of its file, however many rows that is."""
+
+IN_LIST_MAX = 256
+"""Longer lists are pruned by their smallest and largest value only."""
+
+
+def may_match(snapshot: Snapshot, predicate: Predicate) -> np.ndarray:
+    """Return bool[n_files]: False where no row of the file can satisfy ``predicate``."""
+    return _Pruner(snapshot).evaluate(predicate)
+
+
+class _Pruner:
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.n_files = len(snapshot.files)
+        self.everything = np.ones(self.n_files, dtype=bool)
+
+    def evaluate(self, predicate: Predicate) -> np.ndarray:
+        match predicate:
+            case Unknown():
+                return self.everything
+            case And(terms):
+                return np.asarray(np.logical_and.reduce([self.everything, *map(self.evaluate, terms)]))
+            case Or(terms):
+                return np.asarray(np.logical_or.reduce([~self.everything, *map(self.evaluate, terms)]))
+            case IsNull(column, negated):
+                return self._is_null(column, negated)
+            case Compare(column, op, value):
+                return self._with_value(column, value, lambda stats, scalar: _compare(stats, op, scalar))
+            case StartsWith(column, prefix):
+                return self._starts_with(column, prefix)
+            case In(column, values):
+                return self._in(column, values)
+
+    def _stats(self, column: str) -> ColumnStats | None:
+        files = self.snapshot.files
+        if column in files.partitions:
+            values = files.partitions[column]
+            null_count = pa.array(np.where(np.asarray(pc.is_null(values)), _ALL, 0))
+            return ColumnStats(values, values, null_count)
+        return files.stats(column)
+
+    def _with_value(self, column: str, value: Any, compare: Any) -> np.ndarray:
+        stats = self._stats(column)
+        scalar = _scalar(value, stats.minimum.type) if stats is not None else None
+        if stats is None or scalar is None:
+            return self.everything
+        kept = pc.fill_null(compare(stats, scalar), True)
+        return np.logical_and(kept, ~self._all_null(stats))
+
+    def _all_null(self, stats: ColumnStats) -> np.ndarray:
+        counts = np.asarray(pc.fill_null(stats.null_count, -1).cast(pa.int64()))
+        n_rows = self.snapshot.files.n_rows
+        return np.asarray((counts == _ALL) | ((counts >= 0) & (n_rows >= 0) & (counts >= n_rows)))
+
+    def _is_null(self, column: str, negated: bool) -> np.ndarray:
+        stats = self._stats(column)
+        if stats is None:
+            return self.everything
+        if negated:
+            return np.logical_not(self._all_null(stats))
+        return np.asarray(pc.fill_null(pc.not_equal(stats.null_count, 0), True))
+
+    def _starts_with(self, column: str, prefix: str) -> np.ndarray:
+        low = self._with_value(column, prefix, lambda stats, scalar: _compare(stats, ">=", scalar))
+        above = prefix + "\U0010ffff"
+        high = self._with_value(column, above, lambda stats, scalar: _compare(stats, "<=", scalar))
+        return np.logical_and(low, high)
+
+    def _in(self, column: str, values: tuple[Any, ...]) -> np.ndarray:
+        if len(values) <= IN_LIST_MAX:
+            return self.evaluate(Or(tuple(Compare(column, "=", value) for value in values)))
+        try:
+            smallest, largest = min(values), max(values)
+        except TypeError:
+            return self.everything
+        return self.evaluate(And((Compare(column, ">=", smallest), Compare(column, "<=", largest))))
+
+
+def _scalar(value: Any, type_: pa.DataType) -> pa.Scalar | None:
+    """Return the literal in the column's type, or None where that would change it."""
+    if pa.types.is_null(type_) or pa.types.is_nested(type_) or (isinstance(value, float) and np.isnan(value)):
+        return None
+    try:
+        scalar = pa.scalar(value, type_)
+        return scalar if scalar.as_py() == value else None
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError, OverflowError, TypeError):
+        return None
+
+
+def _compare(stats: ColumnStats, op: str, value: pa.Scalar) -> pa.Array:
+    """Return bool or null per file. The engine orders NaN above every number, and bounds leave NaN out, so an
+    upper bound of a float column proves nothing about ``>``, ``>=`` and ``!=``."""
+    open_above = pa.types.is_floating(value.type)
+    nothing = pa.nulls(len(stats.minimum), pa.bool_())
+    match op:
+        case "=":
+            return pc.and_kleene(pc.less_equal(stats.minimum, value), pc.greater_equal(stats.maximum, value))
+        case "<":
+            return pc.less(stats.minimum, value)
+        case "<=":
+            return pc.less_equal(stats.minimum, value)
+        case ">":
+            return nothing if open_above else pc.greater(stats.maximum, value)
+        case ">=":
+            return nothing if open_above else pc.greater_equal(stats.maximum, value)
+        case _:
+            if open_above:
+                return nothing
+            return pc.or_kleene(pc.not_equal(stats.minimum, value), pc.not_equal(stats.maximum, value))
