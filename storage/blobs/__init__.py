@@ -39,7 +39,7 @@ class Blobs(Protocol):
         ...
 
     async def get_range(self, key: str, start: int, limit: int) -> bytes:
-        """Return bytes [start, limit), cut at the blob's end. Raises `NotFoundError`, `InvalidError` if start > limit."""
+        """Return bytes [start, limit), cut at the blob's end. Raises `NotFoundError`; `InvalidError`: start > limit."""
         ...
 
     async def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
