@@ -1,0 +1,263 @@
+"""From a snapshot to a DataFusion table: native scans over explicit file lists wherever they are right.
+
+1. Prune: drop the files that no filter of the statement can want (`functions.prune`).
+2. Sort the rest by how they must be read. Files whose columns are the table's own, but for names, casts of plain
+   types and columns that are constant or missing, go to native scans, one per distinct file schema and partition
+   value, united in a view. The others go to `functions.merge_scan`, each with its reason.
+3. The made table is remembered by the snapshot's etag and the chosen files, so a repeated query asks nothing twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+from datafusion.catalog import Table
+
+from functions.literals import identifier, type_name, typed_literal
+from functions.merge_scan import MergeScan
+from functions.session import SCANS, Session
+from storage.errors import UnsupportedError
+from storage.stores import Stores
+from storage.tables.footers import FooterCache
+from storage.tables.merge_on_read import Fetch, read_rows
+from storage.tables.project import default_of, has_field_ids, is_direct, source_of, with_mapped_ids
+from storage.tables.snapshot import LoadedDeletes, Snapshot
+
+__all__ = ["ScanCache", "TableScan", "make_scan"]
+
+UNION_BRANCHES_MAX = 1_000
+"""A view with more native scans costs more to plan (0.4 ms a branch) than merge-on-read costs to read."""
+FOREVER = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class TableScan:
+    """A table ready to be planned, and what a plan's reader should know of it.
+
+    table : what names resolve to
+    n_files, n_scanned, n_slow : files of the snapshot, files that pruning left, files that are merged on read
+    n_native_scans : distinct native scans in the view
+    slow_reasons : why files are merged on read → how many
+    """
+
+    snapshot: Snapshot
+    table: Table
+    files: tuple[str, ...]
+    n_files: int
+    n_native_scans: int
+    n_slow: int
+    slow_reasons: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def n_scanned(self) -> int:
+        return len(self.files)
+
+
+class ScanCache:
+    """The most recently used scans of this process."""
+
+    def __init__(self, entries_max: int = 64) -> None:
+        self._entries_max = entries_max
+        self._scans: OrderedDict[tuple[str, str, bytes], TableScan] = OrderedDict()
+
+    def get(self, key: tuple[str, str, bytes]) -> TableScan | None:
+        found = self._scans.get(key)
+        if found is not None:
+            self._scans.move_to_end(key)
+        return found
+
+    def put(self, key: tuple[str, str, bytes], scan: TableScan) -> None:
+        self._scans[key] = scan
+        while len(self._scans) > self._entries_max:
+            self._scans.popitem(last=False)
+
+
+@dataclass
+class _Branch:
+    """Files that one native scan reads, with the columns it selects."""
+
+    urls: list[str]
+    columns: list[str]
+    plain: bool
+    """The scan's own columns are the table's, in order: no view is needed around it."""
+
+
+async def make_scan(
+    session: Session, stores: Stores, snapshot: Snapshot, wanted: np.ndarray, footers: FooterCache, cache: ScanCache
+) -> TableScan:
+    """Return a table over the files of ``snapshot`` where ``wanted`` (bool[n_files]) holds.
+
+    Raises
+    ------
+    ForbiddenError
+        a file lies outside what may be reached
+    CorruptError
+        a file is damaged, naming it
+    """
+    key = (snapshot.location, snapshot.etag, hashlib.sha256(np.packbits(wanted).tobytes()).digest())
+    found = cache.get(key) if snapshot.etag else None
+    if found is not None:
+        return found
+    indices = [int(index) for index in np.flatnonzero(wanted)]
+    for index in indices:
+        stores.resolve(snapshot.files.paths[index])
+    branches, slow = await _sort(stores, snapshot, indices, footers)
+    loaded = await _load_deletes(stores, snapshot, slow)
+    fetch = _blocking_fetch(stores)
+    table = await asyncio.to_thread(_make_table, session, snapshot, branches, slow, loaded, fetch)
+    reasons: dict[str, int] = {}
+    for reason in slow.values():
+        reasons[reason] = reasons.get(reason, 0) + 1
+    paths = tuple(snapshot.files.paths[index] for index in indices)
+    scan = TableScan(snapshot, table, paths, len(snapshot.files), len(branches), len(slow), reasons)
+    cache.put(key, scan)
+    return scan
+
+
+async def _sort(
+    stores: Stores, snapshot: Snapshot, indices: Sequence[int], footers: FooterCache
+) -> tuple[list[_Branch], dict[int, str]]:
+    """Return the native branches, and the other files with the reason why."""
+    files = snapshot.files
+    slow: dict[int, str] = {}
+    native = []
+    for index in indices:
+        if index in files.deletes:
+            slow[index] = "deleted rows"
+        elif index in files.formats:
+            slow[index] = files.formats[index]
+        else:
+            native.append(index)
+    etags = getattr(snapshot, "etags", None)
+    read = await footers.read(
+        stores, [(files.paths[i], int(files.sizes[i]), etags[i] if etags else "") for i in native]
+    )
+    branches: dict[tuple[bytes, tuple[object, ...]], _Branch] = {}
+    selects: dict[tuple[bytes, tuple[object, ...]], list[str] | str] = {}
+    for index, footer in zip(native, read, strict=True):
+        if footer.metadata.num_rows == 0:
+            continue
+        group = (footer.fingerprint, tuple(values[index].as_py() for values in files.partitions.values()))
+        if group not in selects:
+            selects[group] = _select(snapshot, index, footer.schema)
+        columns = selects[group]
+        if isinstance(columns, str):
+            slow[index] = columns
+            continue
+        if group not in branches:
+            branches[group] = _Branch([], columns, _is_plain(snapshot, footer.schema))
+        branches[group].urls.append(_url(files.paths[index]))
+    kept = list(branches.values())
+    if len(kept) > UNION_BRANCHES_MAX:
+        beyond = {url for branch in kept[UNION_BRANCHES_MAX:] for url in branch.urls}
+        slow.update({i: "too many partitions" for i in native if _url(files.paths[i]) in beyond})
+        kept = kept[:UNION_BRANCHES_MAX]
+    return kept, slow
+
+
+def _select(snapshot: Snapshot, index: int, stored: pa.Schema) -> list[str] | str:
+    """Return the select list that turns a file's columns into the table's, or why there is none."""
+    if snapshot.name_mapping is not None and not has_field_ids(stored):
+        stored = with_mapped_ids(stored, snapshot.name_mapping)
+    candidates = list(stored)
+    columns = []
+    for logical in snapshot.schema:
+        name = identifier(logical.name)
+        if logical.name in snapshot.files.partitions:
+            value = snapshot.files.partitions[logical.name][index]
+            columns.append(f"{typed_literal(value, logical.type)} AS {name}")
+            continue
+        source = source_of(logical, candidates, snapshot.matching)
+        try:
+            if source is None:
+                columns.append(f"{typed_literal(default_of(logical), logical.type)} AS {name}")
+            elif is_direct(logical, source, snapshot.matching):
+                columns.append(f"{identifier(source.name)} AS {name}")
+            elif pa.types.is_nested(logical.type) or pa.types.is_nested(source.type):
+                return "nested columns that changed"
+            else:
+                columns.append(f"arrow_cast({identifier(source.name)}, '{type_name(logical.type)}') AS {name}")
+        except UnsupportedError:
+            return "a type without a native form"
+    return columns
+
+
+def _is_plain(snapshot: Snapshot, stored: pa.Schema) -> bool:
+    """Tell whether the file's columns are the table's own, in order."""
+    if snapshot.files.partitions or stored.names != snapshot.schema.names:
+        return False
+    candidates = list(stored)
+    return all(
+        source_of(logical, candidates, snapshot.matching) is source and is_direct(logical, source, snapshot.matching)
+        for logical, source in zip(snapshot.schema, candidates, strict=True)
+    )
+
+
+def _url(location: str) -> str:
+    """Percent-encode a location as DataFusion decodes it."""
+    scheme, _, rest = location.partition("://")
+    authority, _, key = rest.partition("/")
+    return f"{scheme}://{authority}/{quote(key, safe='/=-_.~')}"
+
+
+async def _load_deletes(stores: Stores, snapshot: Snapshot, slow: dict[int, str]) -> dict[int, LoadedDeletes]:
+    with_deletes = [index for index in slow if index in snapshot.files.deletes]
+    loaded = await asyncio.gather(*[snapshot.files.deletes[index].load(stores) for index in with_deletes])
+    return dict(zip(with_deletes, loaded, strict=True))
+
+
+def _blocking_fetch(stores: Stores) -> Fetch:
+    """Return a fetch for the engine's own threads, which run while the event loop does."""
+    loop = asyncio.get_running_loop()
+
+    def fetch(location: str, start: int, limit: int) -> bytes:
+        return asyncio.run_coroutine_threadsafe(stores.get_range(location, start, limit), loop).result()
+
+    return fetch
+
+
+def _make_table(
+    session: Session, snapshot: Snapshot, branches: list[_Branch], slow: dict[int, str],
+    loaded: dict[int, LoadedDeletes], fetch: Fetch,
+) -> Table:  # fmt: skip
+    if not branches and not slow:
+        return _empty(session, snapshot.schema)
+    if len(branches) == 1 and not slow and branches[0].plain:
+        return session.native_scan(branches[0].urls)
+    tables: dict[str, Table] = {}
+    selects = []
+    for position, branch in enumerate(branches):
+        tables[f"n{position}"] = session.native_scan(branch.urls)
+        selects.append(f"SELECT {', '.join(branch.columns)} FROM {SCANS}.n{position}")
+    if slow:
+        plain = pa.schema([pa.field(each.name, each.type) for each in snapshot.schema])
+        read = _reader(snapshot, loaded, fetch)
+        partitions = session.options.target_partitions or 2
+        tables["merged"] = Table(MergeScan(plain, sorted(slow), read, partitions))
+        names = ", ".join(identifier(name) for name in snapshot.schema.names)
+        selects.append(f"SELECT * FROM (SELECT {names} FROM {SCANS}.merged LIMIT {FOREVER})")
+    return session.view(" UNION ALL ".join(selects), tables)
+
+
+def _empty(session: Session, schema: pa.Schema) -> Table:
+    plain = pa.schema([pa.field(each.name, each.type) for each in schema])
+    frame = session.context.create_dataframe([[pa.RecordBatch.from_pylist([], schema=plain)]])
+    return Table(frame)
+
+
+def _reader(
+    snapshot: Snapshot, loaded: dict[int, LoadedDeletes], fetch: Fetch
+) -> Callable[[int, pa.Schema], Iterator[pa.RecordBatch]]:
+    def read(index: int, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        selection = pa.schema([snapshot.schema.field(name) for name in schema.names])
+        for batch in read_rows(fetch, snapshot, index, selection, loaded.get(index)):
+            yield pa.RecordBatch.from_arrays(batch.columns, schema=schema) if len(schema) else batch
+
+    return read

@@ -1,0 +1,200 @@
+"""One DataFusion session per process: its configuration, name resolution and object stores.
+
+The session is shared by all statements of the process, since DataFusion caches file footers per session. Names are
+resolved through `Names`, which a statement fills while it alone plans (`Session.planning`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from datafusion import RuntimeEnvBuilder, SessionConfig, SessionContext, SQLOptions
+from datafusion.catalog import CatalogProvider, SchemaProvider, Table
+from storage.blobs.s3 import S3Options
+
+from functions.object_stores import register_bucket
+
+__all__ = ["READ_ONLY", "Names", "Session", "SessionOptions", "stub"]
+
+CATALOG = "firnline"
+SCANS = "scans"
+"""Hidden namespace through which native scans are made; never listed."""
+READ_ONLY = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """Values that steer the engine.
+
+    memory_bytes : pool of sorts, joins and aggregates before they spill or fail; 0 means unbounded
+    spill_dir : where they spill; None means the system's temporary folder
+    target_partitions : concurrent streams of one plan; 0 means one per core
+    """
+
+    memory_bytes: int = 0
+    spill_dir: str | None = None
+    target_partitions: int = 0
+    s3: S3Options = field(default_factory=S3Options)
+
+
+@dataclass
+class Names:
+    """What the names of one statement mean.
+
+    lookup : (namespace, table) → table, or None; called while the statement plans
+    namespaces : all of them, for ``information_schema``
+    tables : namespace → its table names, likewise
+    """
+
+    lookup: Callable[[str, str], Table | None]
+    namespaces: Callable[[], list[str]]
+    tables: Callable[[str], list[str]]
+
+
+class _Stub(ds.Dataset):  # type: ignore[misc]
+    """A table with a schema and no rows, to plan with."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._schema
+
+
+def stub(schema: pa.Schema) -> Table:
+    """Return a table that plans like one of ``schema`` and must not be executed."""
+    return Table(_Stub(schema))
+
+
+class Session:
+    """Wraps the process's `SessionContext`. Planning is serialised; execution is not."""
+
+    def __init__(self, options: SessionOptions) -> None:
+        self.options = options
+        self.context = SessionContext(_config(options), _runtime(options))
+        self._buckets: set[str] = set()
+        self._lock = threading.RLock()
+        self._provider = _Catalog()
+        self.context.register_catalog_provider(CATALOG, self._provider)
+
+    @contextmanager
+    def planning(self, names: Names) -> Iterator[SessionContext]:
+        """Hold the session for one statement, whose names are ``names``."""
+        with self._lock:
+            self._provider.names = names
+            try:
+                yield self.context
+            finally:
+                self._provider.names = None
+
+    def native_scan(self, urls: list[str]) -> Table:
+        """Return a native Parquet scan over exactly these percent-encoded URLs, whose schemas agree."""
+        with self._lock:
+            for url in urls:
+                if url.startswith("s3://"):
+                    self._open_bucket(url.split("/", 3)[2])
+            listed = ", ".join("'" + url.replace("'", "%27") + "'" for url in urls)
+            self.context.sql(f"CREATE EXTERNAL TABLE {CATALOG}.{SCANS}.made STORED AS PARQUET LOCATION ({listed})")
+            return self._provider.scans.take()
+
+    def view(self, sql: str, tables: dict[str, Table]) -> Table:
+        """Return a view of ``sql``, in which ``tables`` are named ``scans.NAME``."""
+        with self._lock:
+            self._provider.scans.tables.update(tables)
+            try:
+                return Table(self.context.sql(sql))
+            finally:
+                self._provider.scans.tables.clear()
+
+    def _open_bucket(self, bucket: str) -> None:
+        if bucket not in self._buckets:
+            register_bucket(self.context, bucket, self.options.s3)
+            self._buckets.add(bucket)
+
+
+def _config(options: SessionOptions) -> SessionConfig:
+    config = (
+        SessionConfig()
+        .with_create_default_catalog_and_schema(False)
+        .with_default_catalog_and_schema(CATALOG, "default")
+        .with_information_schema(True)
+        .set("datafusion.execution.parquet.coerce_int96", "us")
+        .set("datafusion.execution.parquet.schema_force_view_types", "false")
+        .set("datafusion.execution.time_zone", "UTC")
+    )
+    if options.target_partitions:
+        config = config.with_target_partitions(options.target_partitions)
+    return config
+
+
+def _runtime(options: SessionOptions) -> RuntimeEnvBuilder:
+    runtime = RuntimeEnvBuilder()
+    runtime = (
+        runtime.with_disk_manager_specified(options.spill_dir)
+        if options.spill_dir
+        else (runtime.with_disk_manager_os())
+    )
+    return runtime.with_fair_spill_pool(options.memory_bytes) if options.memory_bytes else runtime
+
+
+class _Scans(SchemaProvider):
+    """Catches what ``CREATE EXTERNAL TABLE`` makes, and names the parts of a view while it is planned."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, Table] = {}
+        self._made: Table | None = None
+
+    @property
+    def table_names(self) -> list[str]:  # type: ignore[override]
+        return []
+
+    def register_table(self, _name: str, table: Any) -> None:
+        self._made = Table(table)
+
+    def take(self) -> Table:
+        made, self._made = self._made, None
+        if made is None:
+            raise RuntimeError("DataFusion made no table")
+        return made
+
+    def table(self, name: str) -> Table | None:
+        return self.tables.get(name)
+
+    def table_exist(self, name: str) -> bool:
+        return name in self.tables
+
+
+class _Namespace(SchemaProvider):
+    def __init__(self, names: Names, namespace: str) -> None:
+        self._names, self._namespace = names, namespace
+
+    @property
+    def table_names(self) -> list[str]:  # type: ignore[override]
+        return self._names.tables(self._namespace)
+
+    def table(self, name: str) -> Table | None:
+        return self._names.lookup(self._namespace, name)
+
+    def table_exist(self, name: str) -> bool:
+        return name in self._names.tables(self._namespace)
+
+
+class _Catalog(CatalogProvider):
+    def __init__(self) -> None:
+        self.names: Names | None = None
+        self.scans = _Scans()
+
+    def schema_names(self) -> set[str]:
+        return set(self.names.namespaces()) if self.names else set()
+
+    def schema(self, name: str) -> Any:
+        if self.names is None or name == SCANS:
+            return self.scans if name == SCANS else None
+        return _Namespace(self.names, name) if name in self.names.namespaces() else None

@@ -1,0 +1,331 @@
+"""What a statement asks for, and its text as DataFusion takes it.
+
+Rewritten, always in place and to the same length, so that a line and column in an error stay true:
+
+* ``delta('…')``, ``iceberg('…')``, ``parquet('…')`` after FROM, JOIN or a comma become a generated name;
+* ``t FOR VERSION AS OF n`` and ``t FOR TIMESTAMP AS OF '…'`` likewise, and keep ``t`` as their alias;
+* ``:name`` becomes ``$name``.
+
+Statements that change the catalog are recognised here and parsed in `service.commands`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from service.lexer import Token, place, tokenize
+from storage.errors import InvalidError, SqlError, TooLargeError, UnsupportedError
+from storage.tables.snapshot import At
+
+__all__ = ["Parsed", "TableRef", "parse"]
+
+SQL_BYTES_MAX = 4 << 20
+NESTING_MAX = 200
+"""Open parentheses; deeper statements would exhaust the planner's stack."""
+TERMS_MAX = 20_000
+"""Tokens outside of lists of literals; the planner recurses over chains of operators."""
+FORMATS = ("delta", "iceberg", "parquet")
+_QUERY = ("SELECT", "WITH", "VALUES", "EXPLAIN", "SHOW", "DESCRIBE", "DESC", "TABLE", "FROM")
+_COMMANDS = ("CREATE", "DROP")
+_LATER = (
+    "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "ALTER", "TRUNCATE", "OPTIMIZE", "VACUUM", "RESTORE",
+    "SET", "RESET", "BEGIN", "COMMIT", "ROLLBACK", "PREPARE", "EXECUTE", "DEALLOCATE", "GRANT", "REVOKE", "USE", "ANALYZE",
+)  # fmt: skip
+_AFTER_TABLE = (
+    "WHERE", "ON", "JOIN", "LEFT", "RIGHT", "FULL", "INNER", "CROSS", "NATURAL", "GROUP", "ORDER", "HAVING", "LIMIT",
+    "OFFSET", "FETCH", "UNION", "EXCEPT", "INTERSECT", "USING", "WINDOW", "QUALIFY", "LATERAL", "TABLESAMPLE", "SEMI",
+    "ANTI", "FOR", "SET", "UNPIVOT", "PIVOT", "ASOF",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TableRef:
+    """A table that a statement names other than by its plain name.
+
+    Either ``format`` and ``location`` (a table function), or ``namespace`` and ``name``; with the version asked for.
+    """
+
+    at: At = field(default_factory=At)
+    format: Literal["delta", "iceberg", "parquet"] | None = None
+    location: str | None = None
+    namespace: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """kind : "query", or "command" for what `service.commands` runs
+    text : for DataFusion
+    tokens : of the original text
+    refs : generated name → table
+    params : name → value, for DataFusion
+    explained : offset in ``text`` where the query of an EXPLAIN begins, else 0
+    words : every identifier, for finding the tables to load ahead
+    """
+
+    kind: Literal["query", "command"]
+    sql: str
+    text: str
+    tokens: list[Token]
+    refs: dict[str, TableRef]
+    params: dict[str, Any]
+    explained: int
+    words: frozenset[str]
+
+
+def parse(sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> Parsed:
+    """Return the parsed statement.
+
+    Raises
+    ------
+    SqlError
+        nothing, or more than one statement; an unclosed quote; a malformed table function or time travel
+    UnsupportedError
+        a statement that Firnline does not run, by name
+    InvalidError
+        parameters that do not fit the statement
+    TooLargeError
+        a statement that is too long or too deeply nested
+    """
+    if len(sql) > SQL_BYTES_MAX:
+        raise TooLargeError(
+            "the statement is too long; load data from files instead", bytes=len(sql), limit=SQL_BYTES_MAX
+        )
+    tokens = tokenize(sql)
+    while tokens and tokens[-1].text == ";" and tokens[-1].kind == "symbol":
+        tokens.pop()
+    if not tokens:
+        raise SqlError("the statement is empty", line=1, column=1)
+    _check_shape(sql, tokens)
+    sql = sql[: tokens[-1].limit]
+    first = tokens[0].text.upper()
+    if tokens[0].kind == "word" and first in _COMMANDS:
+        return Parsed("command", sql, sql, tokens, {}, {}, 0, frozenset())
+    _check_supported(sql, tokens)
+    rewriter = _Rewriter(sql, tokens, _named(params))
+    text, refs = rewriter.run()
+    used = {token.text[1:] for token in tokens if token.kind == "param"} | rewriter.used_names
+    bound = _bind(params, used)
+    words = frozenset(token.name for token in tokens if token.kind in ("word", "quoted"))
+    return Parsed("query", sql, text, tokens, refs, bound, _explained(tokens), words)
+
+
+def _check_supported(sql: str, tokens: list[Token]) -> None:
+    first = tokens[0]
+    word = first.text.upper()
+    if first.text == "(" or (first.kind == "word" and word in _QUERY):
+        return
+    if first.kind == "word" and word in _LATER:
+        raise UnsupportedError(
+            f"{word} is not supported; this service runs queries and catalog statements", statement=word
+        )
+    suggestion = _closest(word, (*_QUERY, *_COMMANDS, *_LATER))
+    hint = f"; did you mean {suggestion}?" if suggestion else "; a statement begins with SELECT, WITH, SHOW, CREATE, …"
+    raise SqlError(f"expected a statement, found {first.text!r}{hint}", **place(sql, first.start))
+
+
+def _closest(word: str, known: Sequence[str]) -> str | None:
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word, known, 1, 0.6)), None)
+
+
+def _check_shape(sql: str, tokens: list[Token]) -> None:
+    depth = terms = 0
+    for position, token in enumerate(tokens):
+        if token.kind == "symbol":
+            if token.text in "([{":
+                depth += 1
+            elif token.text in ")]}":
+                depth -= 1
+            elif token.text == ";":
+                raise SqlError(
+                    "more than one statement; send them one by one", **place(sql, tokens[position + 1].start)
+                )
+        if depth > NESTING_MAX:
+            raise TooLargeError("the statement is nested too deeply", limit=NESTING_MAX, **place(sql, token.start))
+        if token.text not in (",", ")", "(") and token.kind not in ("number", "string"):
+            terms += 1
+    if terms > TERMS_MAX:
+        raise TooLargeError(
+            "the statement has too many terms; pass values as a list or a table", terms=terms, limit=TERMS_MAX
+        )
+
+
+def _explained(tokens: list[Token]) -> int:
+    if not tokens[0].is_word("EXPLAIN"):
+        return 0
+    position = 1
+    while position < len(tokens) and tokens[position].is_word("ANALYZE", "VERBOSE"):
+        position += 1
+    if position + 1 < len(tokens) and tokens[position].is_word("FORMAT"):
+        position += 2
+    return tokens[position].start if position < len(tokens) else 0
+
+
+def _named(params: Sequence[Any] | Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return {str(key).lstrip(":$"): value for key, value in params.items()} if isinstance(params, Mapping) else {}
+
+
+def _bind(params: Sequence[Any] | Mapping[str, Any] | None, used: set[str]) -> dict[str, Any]:
+    if params is None:
+        given: dict[str, Any] = {}
+    elif isinstance(params, Mapping):
+        given = dict(_named(params))
+    elif isinstance(params, (str, bytes)):
+        raise InvalidError("params must be a list for $1, $2, … or an object for :name", got=type(params).__name__)
+    else:
+        given = {str(number): value for number, value in enumerate(params, 1)}
+    for name in sorted(used - given.keys()):
+        raise InvalidError("the statement uses a parameter that params does not give", parameter=f"${name}")
+    for name in sorted(given.keys() - used):
+        raise InvalidError("params gives a parameter that the statement does not use", parameter=name)
+    return given
+
+
+class _Rewriter:
+    """Walks the tokens once and collects replacements."""
+
+    def __init__(self, sql: str, tokens: list[Token], named: Mapping[str, Any]) -> None:
+        self.sql, self.tokens, self.named = sql, tokens, named
+        self.refs: dict[str, TableRef] = {}
+        self.edits: list[tuple[int, int, str]] = []
+        self.used_names: set[str] = set()
+
+    def run(self) -> tuple[str, dict[str, TableRef]]:
+        position = 0
+        while position < len(self.tokens):
+            position = self._function(position) or self._travel(position) or self._param(position) or position + 1
+        text = self.sql
+        for start, limit, replacement in reversed(self.edits):
+            removed = text[start:limit]
+            padding = "".join(c if c == "\n" else " " for c in removed)[len(replacement) :]
+            text = text[:start] + replacement + padding + text[limit:]
+        return text, self.refs
+
+    def _at(self, position: int) -> Token | None:
+        return self.tokens[position] if 0 <= position < len(self.tokens) else None
+
+    def _function(self, position: int) -> int | None:
+        """``delta('…')`` where a table may stand; returns the position behind it."""
+        token, opening, before = self._at(position), self._at(position + 1), self._at(position - 1)
+        if token is None or token.kind != "word" or token.name not in FORMATS or opening is None or opening.text != "(":
+            return None
+        if before is None or not (before.is_word("FROM", "JOIN", "LATERAL") or before.text in (",", "(")):
+            return None
+        argument, closing = self._at(position + 2), self._at(position + 3)
+        if argument is None or argument.kind != "string" or closing is None or closing.text != ")":
+            raise SqlError(f"write {token.name}('location') with one string", **place(self.sql, token.start))
+        ref = TableRef(format=token.name, location=argument.text)  # type: ignore[arg-type]
+        return self._replace(position, position + 4, ref, None)
+
+    def _travel(self, position: int) -> int | None:
+        """``[ns.]table FOR VERSION AS OF …``; returns the position behind it."""
+        first = self._at(position)
+        before = self._at(position - 1)
+        if first is None or first.kind not in ("word", "quoted") or (before is not None and before.text == "."):
+            return None
+        end, parts = position + 1, [first]
+        while (dot := self._at(end)) is not None and dot.text == "." and len(parts) < 3:
+            part = self._at(end + 1)
+            if part is None or part.kind not in ("word", "quoted"):
+                return None
+            parts.append(part)
+            end += 2
+        if self._clause(end) is None:
+            return None
+        namespace = parts[-2].name if len(parts) > 1 else None
+        ref = TableRef(namespace=namespace, name=parts[-1].name)
+        return self._replace(position, end, ref, parts[-1].name)
+
+    def _clause(self, position: int) -> tuple[str, int] | None:
+        """Return ("VERSION" or "TIMESTAMP", position of the value) if a time-travel clause begins here."""
+        token = self._at(position)
+        if token is not None and token.is_word("FOR"):
+            position += 1
+            token = self._at(position)
+        if token is None or not token.is_word("VERSION", "TIMESTAMP", "SYSTEM_VERSION", "SYSTEM_TIME"):
+            return None
+        following = (self._at(position + 1), self._at(position + 2))
+        if (
+            following[0] is None
+            or not following[0].is_word("AS")
+            or following[1] is None
+            or not following[1].is_word("OF")
+        ):
+            return None
+        return ("VERSION" if "VERSION" in token.text.upper() else "TIMESTAMP"), position + 3
+
+    def _replace(self, start: int, limit: int, ref: TableRef, alias: str | None) -> int:
+        clause = self._clause(limit)
+        if clause is not None:
+            at, limit = self._value(*clause)
+            ref = TableRef(at, ref.format, ref.location, ref.namespace, ref.name)
+        following = self._at(limit)
+        has_alias = following is not None and (
+            following.is_word("AS") or following.kind == "quoted"
+            or (following.kind == "word" and not following.is_word(*_AFTER_TABLE))
+        )  # fmt: skip
+        generated = f"_t{len(self.refs)}"
+        self.refs[generated] = ref
+        text = generated
+        if alias is not None and not has_alias:
+            text += ' AS "' + alias.replace('"', '""') + '"'
+        self.edits.append((self.tokens[start].start, self.tokens[limit - 1].limit, text))
+        return limit
+
+    def _value(self, kind: str, position: int) -> tuple[At, int]:
+        token = self._at(position)
+        if token is not None and token.is_word("TIMESTAMP"):
+            position += 1
+            token = self._at(position)
+        if token is None:
+            raise SqlError(f"{kind} AS OF needs a value", line=None)
+        if kind == "VERSION":
+            if token.kind == "number" and token.text.isdigit():
+                return At(version=int(token.text)), position + 1
+            if token.kind == "string":
+                number = token.text.isdigit()
+                return (At(version=int(token.text)) if number else At(ref=token.text)), position + 1
+            raise SqlError(
+                "VERSION AS OF needs a version number, a snapshot id, or the name of a branch or tag",
+                **place(self.sql, token.start),
+            )
+        if token.kind != "string":
+            raise SqlError(
+                "TIMESTAMP AS OF needs a string such as '2026-01-31T12:00:00Z'", **place(self.sql, token.start)
+            )
+        return At(timestamp_ms=_timestamp_ms(self.sql, token)), position + 1
+
+    def _param(self, position: int) -> int | None:
+        colon, word = self._at(position), self._at(position + 1)
+        if colon is None or colon.text != ":" or word is None or word.start != colon.limit:
+            return None
+        if word.kind != "word" or word.text not in self.named:
+            if word.kind == "word" and not self._may_slice(position):
+                raise InvalidError(
+                    "the statement uses a parameter that params does not give", parameter=f":{word.text}"
+                )
+            return None
+        self.edits.append((colon.start, word.limit, f"${word.text}"))
+        self.used_names.add(word.text)
+        return position + 2
+
+    def _may_slice(self, position: int) -> bool:
+        before = self._at(position - 1)
+        return before is not None and before.limit == self.tokens[position].start
+
+
+def _timestamp_ms(sql: str, token: Token) -> int:
+    try:
+        moment = dt.datetime.fromisoformat(token.text.strip())
+    except ValueError:
+        raise SqlError(
+            f"{token.text!r} is no timestamp; write one such as '2026-01-31T12:00:00Z'", **place(sql, token.start)
+        ) from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    return int(moment.timestamp() * 1000)
