@@ -1,0 +1,153 @@
+"""A worker process: opens a runner and runs one statement at a time for the server that started it.
+
+Started as ``python -m service.worker FD PARENT_PID SCRATCH``; what the engine spills goes to the folder SCRATCH. The
+worker ends when its socket does, and the kernel kills it when its parent dies, so none outlives its server. A statement
+that panics or leaves the process in doubt is answered with ``"broken"``, and the server starts a fresh worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import json
+import os
+import pickle
+import signal
+import socket
+import sys
+import tempfile
+import traceback
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from io import BytesIO
+
+import pyarrow as pa
+
+from service.encode import Chunk, encode
+from service.executor import describe_crash
+from service.frames import Frames, Kind
+from service.limits import close_stream, limit_bytes, limit_rows
+from service.memory import rss_bytes
+from service.statement import Format, Result, Runner, Statement
+from storage.errors import CancelledError, FirnlineError
+
+__all__ = ["OpenRunner", "main"]
+
+OpenRunner = Callable[[], AbstractAsyncContextManager[Runner]]
+
+_PR_SET_PDEATHSIG = 1
+_TRIM_BYTES = 512 << 20
+_PAGE_BYTES = 16 << 20
+
+
+class _Worker:
+    """The loop of one worker: a frame at a time, a statement at a time."""
+
+    def __init__(self, frames: Frames, runner: Runner) -> None:
+        self._frames = frames
+        self._runner = runner
+        self._task: asyncio.Task[None] | None = None
+        self._statement_id = ""
+
+    async def serve(self) -> None:
+        """Run statements until the server is gone."""
+        while True:
+            frame = await self._frames.receive()
+            if frame is None:
+                return
+            kind, payload = frame
+            if kind is Kind.RUN:
+                statement, form = pickle.loads(payload)
+                self._statement_id = statement.statement_id
+                self._task = asyncio.create_task(self._answer(statement, form))
+            elif kind is Kind.CANCEL and self._task is not None and bytes(payload).decode() == self._statement_id:
+                self._task.cancel()
+
+    async def _answer(self, statement: Statement, form: Format | None) -> None:
+        try:
+            result = await self._runner.run(statement)
+            receipt = await self._stream(statement, form, result)
+        except asyncio.CancelledError:
+            await self._fail(CancelledError("the statement was cancelled"), broken=False)
+        except BaseException as error:  # a panic of the engine is a BaseException
+            broken = isinstance(error, MemoryError) or not isinstance(error, Exception)
+            await self._fail(error, broken=broken)
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+        else:
+            await self._frames.send(Kind.END, json.dumps(receipt, default=str).encode())
+        _trim()
+
+    async def _stream(self, statement: Statement, form: Format | None, result: Result) -> dict[str, object]:
+        await self._frames.send(Kind.SCHEMA, memoryview(result.schema.serialize()))
+        limited = Result(result.schema, limit_rows(result.batches, statement.limits), result.receipt)
+        encoded = _pages(limited) if form is None else encode(form, limited, statement_id=statement.statement_id)
+        chunks = limit_bytes(encoded, statement.limits)
+        try:
+            async for chunk in chunks:
+                await self._frames.send(Kind.CHUNK, chunk)
+                await asyncio.sleep(0)  # let a cancellation in
+        finally:
+            await close_stream(chunks)
+            await close_stream(limited.batches)
+        return result.receipt.to_dict()
+
+    async def _fail(self, error: BaseException, *, broken: bool) -> None:
+        if not isinstance(error, FirnlineError):
+            traceback.print_exception(error, file=sys.stderr)
+            sys.stderr.flush()
+        wire = describe_crash(error).to_wire() | {"broken": broken}
+        await self._frames.send(Kind.ERROR, json.dumps(wire, default=str).encode())
+
+
+async def _pages(result: Result) -> AsyncIterator[Chunk]:
+    """Yield each batch, in pieces of around 16 MiB, as an Arrow IPC stream of its own, dictionaries included."""
+    async for batch in result.batches:
+        step = max(1, _PAGE_BYTES * batch.num_rows // max(batch.nbytes, 1))
+        for start in range(0, batch.num_rows, step):
+            sink = BytesIO()
+            with pa.ipc.new_stream(sink, batch.schema) as writer:
+                writer.write_batch(batch.slice(start, step))
+            yield sink.getbuffer()
+
+
+def _trim() -> None:
+    """Give memory back to the system after a large statement."""
+    if rss_bytes(os.getpid()) < _TRIM_BYTES:
+        return
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+async def _main(end: socket.socket) -> None:
+    frames = Frames(end)
+    first = await frames.receive()
+    if first is None:
+        return
+    open_runner: OpenRunner = pickle.loads(first[1])
+    try:
+        async with open_runner() as runner:
+            await frames.send(Kind.READY)
+            await _Worker(frames, runner).serve()
+            os._exit(0)  # the server is gone or wants us gone: a query that still runs must not keep us
+    except FirnlineError as error:
+        await frames.send(Kind.ERROR, json.dumps(error.to_wire(), default=str).encode())
+
+
+def main(arguments: list[str]) -> None:
+    """Serve the socket ``arguments[0]`` until it ends."""
+    fd, parent, scratch = int(arguments[0]), int(arguments[1]), arguments[2]
+    os.putenv("TMPDIR", scratch)
+    tempfile.tempdir = scratch
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        return
+    asyncio.run(_main(socket.socket(fileno=fd)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
