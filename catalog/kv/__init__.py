@@ -6,9 +6,12 @@
 4. A watch from revision r yields every change with revision >= r in order, once; a backend that no longer holds
    r raises `NotFoundError`, and the reader starts again from a range.
 5. A key put with a lease is deleted when the lease is revoked or has not been kept alive for its time to live.
-6. A transaction whose reply was lost is read back inside the backend; what cannot be decided raises `IndeterminateError`.
+6. A transaction whose reply was lost is read back inside the backend; what cannot be decided raises
+   `IndeterminateError`.
 
-Keys are str, values bytes of at most 1 MiB. Ranges are by prefix, in lexicographic (UTF-8) order.
+Keys are str of 1 to 1024 UTF-8 bytes, values bytes of at most 1 MiB. A transaction names at most 100 keys and carries
+at most 1.25 MiB (etcd's own limits are 128 operations and 1.5 MiB); what is past a limit raises `InvalidError`.
+Ranges are by prefix, in lexicographic (UTF-8) order.
 """
 
 from __future__ import annotations
@@ -17,9 +20,22 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["KV", "VALUE_BYTES_MAX", "Entry", "Event", "Put", "TxnResult"]
+__all__ = [
+    "KEY_BYTES_MAX",
+    "KV",
+    "TXN_BYTES_MAX",
+    "TXN_KEYS_MAX",
+    "VALUE_BYTES_MAX",
+    "Entry",
+    "Event",
+    "Put",
+    "TxnResult",
+]
 
+KEY_BYTES_MAX = 1 << 10
 VALUE_BYTES_MAX = 1 << 20
+TXN_KEYS_MAX = 100
+TXN_BYTES_MAX = 5 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +86,18 @@ class KV(Protocol):
         ...
 
     async def txn(self, compares: Mapping[str, int], puts: Sequence[Put]) -> TxnResult:
-        """Apply ``puts`` if every compared key has exactly that revision (0: absent), else change nothing."""
+        """Apply ``puts`` if every compared key has exactly that revision (0: absent), else change nothing.
+
+        A key may be put once. Raises `InvalidError` past a limit, `NotFoundError` for a lease that is no more.
+        """
         ...
 
     def watch(self, prefix: str, start_revision: int) -> AsyncIterator[Event]:
-        """Yield changes under ``prefix`` with revision >= ``start_revision``, for ever, across reconnects."""
+        """Yield changes under ``prefix`` with revision >= ``start_revision`` (from 1), for ever, across reconnects."""
         ...
 
     async def lease_grant(self, ttl_s: float) -> int:
-        """Return a new lease id."""
+        """Return a new lease id; the lease lives at least ``ttl_s`` seconds (etcd rounds up to whole ones, from 2)."""
         ...
 
     async def lease_keepalive(self, lease: int) -> None:
@@ -86,7 +105,7 @@ class KV(Protocol):
         ...
 
     async def lease_revoke(self, lease: int) -> None:
-        """End the lease and delete its keys."""
+        """End the lease and delete its keys; a lease that is no more is no error."""
         ...
 
     async def close(self) -> None:
