@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datafusion import SessionContext
 from datafusion.object_store import AmazonS3
-from storage.blobs.s3 import S3Options
+
+from storage.blobs.s3_options import S3Options
 
 __all__ = ["register_bucket"]
 

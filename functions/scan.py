@@ -30,7 +30,7 @@ from storage.tables.merge_on_read import Fetch, read_rows
 from storage.tables.project import default_of, has_field_ids, is_direct, source_of, with_mapped_ids
 from storage.tables.snapshot import LoadedDeletes, Snapshot
 
-__all__ = ["ScanCache", "TableScan", "make_scan"]
+__all__ = ["ScanCache", "TableScan", "file_url", "make_scan"]
 
 UNION_BRANCHES_MAX = 1_000
 """A view with more native scans costs more to plan (0.4 ms a branch) than merge-on-read costs to read."""
@@ -153,11 +153,11 @@ async def _sort(
             continue
         if group not in branches:
             branches[group] = _Branch([], columns, _is_plain(snapshot, footer.schema))
-        branches[group].urls.append(_url(files.paths[index]))
+        branches[group].urls.append(file_url(files.paths[index]))
     kept = list(branches.values())
     if len(kept) > UNION_BRANCHES_MAX:
         beyond = {url for branch in kept[UNION_BRANCHES_MAX:] for url in branch.urls}
-        slow.update({i: "too many partitions" for i in native if _url(files.paths[i]) in beyond})
+        slow.update({i: "too many partitions" for i in native if file_url(files.paths[i]) in beyond})
         kept = kept[:UNION_BRANCHES_MAX]
     return kept, slow
 
@@ -200,7 +200,7 @@ def _is_plain(snapshot: Snapshot, stored: pa.Schema) -> bool:
     )
 
 
-def _url(location: str) -> str:
+def file_url(location: str) -> str:
     """Percent-encode a location as DataFusion decodes it."""
     scheme, _, rest = location.partition("://")
     authority, _, key = rest.partition("/")

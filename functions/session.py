@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from datafusion import RuntimeEnvBuilder, SessionConfig, SessionContext, SQLOptions
 from datafusion.catalog import CatalogProvider, SchemaProvider, Table
-from storage.blobs.s3 import S3Options
 
 from functions.object_stores import register_bucket
+from storage.blobs.s3_options import S3Options
 
 __all__ = ["READ_ONLY", "Names", "Session", "SessionOptions", "stub"]
 

@@ -30,13 +30,11 @@ class Statement:
     """One SQL statement to run.
 
     params : a sequence for ``$1, $2, …``, a mapping for ``:name`` (or ``$name``), or None
-    namespace : of unqualified table names
     """
 
     sql: str
     statement_id: str
     params: Sequence[Any] | Mapping[str, Any] | None = None
-    namespace: str = "default"
     role: Role = "admin"
     limits: Limits = field(default_factory=Limits)
 

@@ -1,0 +1,71 @@
+"""Runs a physical plan: its partitions at once, its batches as they come, its metrics at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+from datafusion import ExecutionPlan, SessionContext
+
+__all__ = ["PlanMetrics", "metrics_of", "stream"]
+
+BUFFERED_BATCHES = 4
+"""Batches a partition may be ahead of the reader."""
+
+
+async def stream(context: SessionContext, plan: ExecutionPlan) -> AsyncIterator[pa.RecordBatch]:
+    """Yield the plan's batches. Partitions run concurrently, as a partitioned join needs (drained one after another
+    they deadlock); a plan of one partition keeps its order. Closing the iterator stops them.
+    """
+    if plan.partition_count <= 1:
+        if plan.partition_count == 1:
+            async for batch in context.execute(plan, 0):
+                yield batch.to_pyarrow()
+        return
+    queue: asyncio.Queue[pa.RecordBatch | BaseException | None] = asyncio.Queue(BUFFERED_BATCHES * plan.partition_count)
+
+    async def drain(partition: int) -> None:
+        try:
+            async for batch in context.execute(plan, partition):
+                await queue.put(batch.to_pyarrow())
+            await queue.put(None)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the engine's panics are BaseExceptions; the reader raises it
+            await queue.put(error)
+
+    tasks = [asyncio.create_task(drain(partition)) for partition in range(plan.partition_count)]
+    try:
+        running = len(tasks)
+        while running:
+            item = await queue.get()
+            if item is None:
+                running -= 1
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanMetrics:
+    """What the engine counted: bytes read from data files, and bytes spilled to disk."""
+
+    bytes_scanned: int = 0
+    spilled_bytes: int = 0
+
+
+def metrics_of(plan: ExecutionPlan) -> PlanMetrics:
+    """Return the metrics of a plan that has run."""
+    scanned = spilled = 0
+    for name, metrics in plan.collect_metrics():
+        if name.startswith("DataSourceExec"):
+            scanned += metrics.sum_by_name("bytes_scanned") or 0
+        spilled += metrics.spilled_bytes or 0
+    return PlanMetrics(scanned, spilled)

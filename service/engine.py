@@ -1,0 +1,147 @@
+"""The read path: one statement from text to a running plan.
+
+parse → load the tables' snapshots → plan once over empty tables → prune each table's files by the plan's filters →
+make scans → plan again → execute. The first plan costs about a millisecond and is what lets a table of 10,000 files
+open one of them. ``docs/read-path.md`` names every step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable
+from typing import TypeVar
+
+import pyarrow as pa
+
+from catalog.kv import KV
+from catalog.tables import TableEntry, Tables
+from functions.errors import is_panic, translate
+from functions.execute import metrics_of, stream
+from functions.scan import ScanCache
+from functions.session import Session
+from service.blame import name_the_file
+from service.commands import run_command
+from service.parse import parse
+from service.planner import Planned, Planner
+from service.snapshots import SnapshotCache
+from service.statement import Limits, Receipt, Result, Statement
+from storage.clock import Clock
+from storage.errors import FirnlineError, LimitError, NotFoundError, StatementTimeoutError
+from storage.stores import Stores
+from storage.tables.footers import FooterCache
+from storage.tables.snapshot import At, Snapshot
+
+__all__ = ["Engine"]
+
+T = TypeVar("T")
+
+
+class Engine:
+    """Runs statements in this process. See `service.components.open_engine` for how one is made."""
+
+    def __init__(self, session: Session, stores: Stores, kv: KV, clock: Clock) -> None:
+        self.tables = Tables(kv, clock)
+        self.kv, self.clock, self.stores = kv, clock, stores
+        self._session = session
+        self._footers = FooterCache()
+        self._snapshots = SnapshotCache(self._footers)
+        self._scans = ScanCache()
+
+    async def run(self, statement: Statement) -> Result:
+        """Plan and start the statement (see `service.statement.Runner`)."""
+        started = time.perf_counter(), time.process_time()
+        receipt = Receipt(statement_id=statement.statement_id)
+        parsed = parse(statement.sql, statement.params)
+        stores = self.stores.scoped()
+        if parsed.kind == "command":
+            text = await run_command(parsed, statement.role, self.tables, stores, self._snapshots, self.clock)
+            table = pa.table({"status": [text]})
+            return Result(table.schema, self._finish(_batches(table), receipt, stores, started), receipt)
+        planner = Planner(
+            self._session, stores, self.tables, self._snapshots, self._footers, self._scans, statement, parsed, receipt
+        )
+        planned = await _deadline(planner.plan(), statement.limits, started[0])
+        receipt.planning_ms = (time.perf_counter() - started[0]) * 1000
+        rows = self._limited(self._execute(planned, statement, receipt), statement.limits, started[0])
+        return Result(planned.schema, self._finish(rows, receipt, stores, started), receipt)
+
+    async def close(self) -> None:
+        """Release the stores and the catalog."""
+        await self.stores.close()
+        await self.kv.close()
+
+    async def describe_table(self, namespace: str, name: str) -> tuple[TableEntry, Snapshot]:
+        """Return a table's catalog entry and its newest snapshot. Raises `NotFoundError`."""
+        for entry in await self.tables.all():
+            if (entry.namespace, entry.name) == (namespace, name):
+                return entry, await self._snapshots.resolve(
+                    self.stores.scoped(), entry.format, entry.location, At(), entry.options
+                )
+        raise NotFoundError("no such table", table=f"{namespace}.{name}")
+
+    async def _execute(self, planned: Planned, statement: Statement, receipt: Receipt) -> AsyncIterator[pa.RecordBatch]:
+        if planned.rows is not None:
+            for batch in planned.rows:
+                yield batch
+            return
+        assert planned.plan is not None
+        try:
+            async for batch in stream(self._session.context, planned.plan):
+                if batch.num_rows:
+                    yield pa.RecordBatch.from_arrays(batch.columns, schema=planned.schema)
+        except FirnlineError:
+            raise
+        except BaseException as error:
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
+            translated = translate(error, statement.sql)
+            raise await name_the_file(self._session, translated, planned.scans.values()) from error
+        receipt.bytes_scanned = metrics_of(planned.plan).bytes_scanned
+
+    async def _limited(
+        self, batches: AsyncIterator[pa.RecordBatch], limits: Limits, started: float
+    ) -> AsyncIterator[pa.RecordBatch]:
+        rows = n_bytes = 0
+        while True:
+            try:
+                batch = await _deadline(anext(batches), limits, started)  # type: ignore[arg-type]
+            except StopAsyncIteration:
+                return
+            rows += batch.num_rows
+            n_bytes += batch.nbytes
+            if limits.result_rows_max and rows > limits.result_rows_max:
+                raise LimitError("the result has more rows than max_rows; add a LIMIT", max_rows=limits.result_rows_max)
+            if limits.result_bytes_max and n_bytes > limits.result_bytes_max:
+                raise LimitError("the result is larger than its limit; add a LIMIT", max_bytes=limits.result_bytes_max)
+            yield batch
+
+    async def _finish(
+        self, batches: AsyncIterator[pa.RecordBatch], receipt: Receipt, stores: Stores, started: tuple[float, float]
+    ) -> AsyncIterator[pa.RecordBatch]:
+        async for batch in batches:
+            receipt.rows += batch.num_rows
+            yield batch
+        receipt.requests, receipt.metadata_bytes = stores.count.requests, stores.count.bytes
+        receipt.wall_ms = (time.perf_counter() - started[0]) * 1000
+        receipt.cpu_ms = (time.process_time() - started[1]) * 1000
+
+
+async def _batches(table: pa.Table) -> AsyncIterator[pa.RecordBatch]:
+    for batch in table.to_batches():
+        yield batch
+
+
+async def _deadline(work: Awaitable[T], limits: Limits, started: float) -> T:
+    """Await ``work`` for what is left of the statement's time."""
+    if not limits.timeout_ms:
+        return await work
+    left_s = limits.timeout_ms / 1000 - (time.perf_counter() - started)
+    try:
+        async with asyncio.timeout(max(0.0, left_s)):
+            return await work
+    except TimeoutError:
+        raise StatementTimeoutError(
+            "the statement passed its time limit and was stopped; raise timeout_ms or ask for less",
+            timeout_ms=limits.timeout_ms,
+        ) from None

@@ -1,0 +1,36 @@
+"""What EXPLAIN says of tables before the engine's own plan: versions, pruning, and which files read slowly and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from functions.scan import TableScan
+
+__all__ = ["describe_scans", "with_tables"]
+
+
+def describe_scans(scans: Mapping[str, TableScan]) -> str:
+    """Return one line for each table."""
+    return "\n".join(f"{name}: {_describe(scan)}" for name, scan in scans.items())
+
+
+def _describe(scan: TableScan) -> str:
+    snapshot = scan.snapshot
+    parts = [
+        f"{snapshot.format} at {snapshot.location}",
+        f"version={snapshot.version}",
+        f"files={scan.n_scanned} of {scan.n_files} ({scan.n_files - scan.n_scanned} pruned)",
+        f"native_scans={scan.n_native_scans}",
+    ]
+    if scan.n_slow:
+        reasons = ", ".join(f"{count} for {reason}" for reason, count in scan.slow_reasons.items())
+        parts.append(f"merge_on_read={scan.n_slow} files ({reasons})")
+    return " ".join(parts)
+
+
+def with_tables(schema: pa.Schema, scans: Mapping[str, TableScan]) -> pa.RecordBatch:
+    """Return the row that goes before an EXPLAIN's own rows, whose schema is (plan_type, plan)."""
+    columns = [pa.array(["tables"], schema.field(0).type), pa.array([describe_scans(scans)], schema.field(1).type)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

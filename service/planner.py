@@ -1,0 +1,272 @@
+"""Plans one query: names to snapshots, snapshots to scans, scans to a physical plan."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datafusion import ExecutionPlan, LogicalPlan
+from datafusion.catalog import Table
+
+from catalog.tables import DEFAULT_NAMESPACE, TableEntry, Tables
+from functions.errors import is_panic, translate
+from functions.predicate import scans as scans_of
+from functions.prune import may_match
+from functions.scan import ScanCache, TableScan, make_scan
+from functions.session import READ_ONLY, Names, Session, stub
+from service.explain import with_tables
+from service.parse import Parsed
+from service.snapshots import SnapshotCache
+from service.statement import Receipt, Statement
+from storage.errors import FirnlineError, LimitError
+from storage.stores import Stores
+from storage.tables.footers import FooterCache
+from storage.tables.snapshot import At, Snapshot
+
+__all__ = ["Planned", "Planner"]
+
+TableName = tuple[str, str]
+"""Namespace and table as a plan resolves them; the generated names of table functions are in ``default``."""
+
+
+@dataclass
+class Planned:
+    """A statement ready to run: a physical plan, or rows that planning already gave; and the tables it reads."""
+
+    schema: pa.Schema
+    plan: ExecutionPlan | None = None
+    rows: Sequence[pa.RecordBatch] | None = None
+    scans: Mapping[str, TableScan] = field(default_factory=dict)
+
+
+class Planner:
+    """The planning of one statement; used once."""
+
+    def __init__(
+        self, session: Session, stores: Stores, tables: Tables, snapshots: SnapshotCache, footers: FooterCache,
+        cache: ScanCache, statement: Statement, parsed: Parsed, receipt: Receipt,
+    ) -> None:  # fmt: skip
+        self._session, self._stores, self._tables = session, stores, tables
+        self._cache_of_snapshots, self._footers, self._cache = snapshots, footers, cache
+        self._statement, self._parsed, self._receipt = statement, parsed, receipt
+        self._entries: dict[TableName, TableEntry] = {}
+        self._namespaces: list[str] = []
+        self._snapshots: dict[TableName, Snapshot | FirnlineError] = {}
+        self._failure: FirnlineError | None = None
+        self._asked: set[TableName] = set()
+        self._loop = asyncio.get_running_loop()
+
+    async def plan(self) -> Planned:
+        """Return the plan. Raises a `FirnlineError` that names what is wrong and where."""
+        await self._load_names()
+        own = self._own_listing()
+        if own is not None:
+            return Planned(own.schema, rows=own.to_batches())
+        await self._load_snapshots()
+        if self._reads_the_catalog():
+            return await asyncio.to_thread(self._collect_catalog)
+        wanted = await asyncio.to_thread(self._wanted_files)
+        scans = await self._make_scans(wanted)
+        self._count(scans)
+        return await asyncio.to_thread(self._physical, scans)
+
+    # Names and snapshots
+
+    async def _load_names(self) -> None:
+        entries, self._namespaces = await asyncio.gather(self._tables.all(), self._tables.namespaces())
+        self._entries = {(entry.namespace, entry.name): entry for entry in entries}
+
+    async def _load_snapshots(self) -> None:
+        """Load, all at once, the tables that the statement's words may mean; a failure counts only if one is used."""
+        named = [name for name in self._entries if name[1] in self._parsed.words]
+        refs = [(DEFAULT_NAMESPACE, generated) for generated in self._parsed.refs]
+        loaded = await asyncio.gather(*map(self._load, [*named, *refs]))
+        self._snapshots.update(zip([*named, *refs], loaded, strict=True))
+
+    async def _load(self, name: TableName) -> Snapshot | FirnlineError:
+        try:
+            ref = self._parsed.refs.get(name[1]) if name[0] == DEFAULT_NAMESPACE else None
+            if ref is None:
+                entry = self._entries[name]
+                return await self._resolve(entry.format, entry.location, At(), entry.options)
+            if ref.location is not None and ref.format is not None:
+                return await self._resolve(ref.format, ref.location, ref.at, {})
+            original = (ref.namespace or DEFAULT_NAMESPACE, ref.name or "")
+            entry_or_none = self._entries.get(original)
+            if entry_or_none is None:
+                return translate(
+                    ValueError(f"table '{'.'.join(original)}' not found"), self._parsed.sql, self._listed()
+                )
+            return await self._resolve(entry_or_none.format, entry_or_none.location, ref.at, entry_or_none.options)
+        except FirnlineError as error:
+            return error
+
+    async def _resolve(self, format_: str, location: str, at: At, options: Mapping[str, str]) -> Snapshot:
+        return await self._cache_of_snapshots.resolve(self._stores, format_, location, at, options)
+
+    def _listed(self) -> list[str]:
+        return [f"{namespace}.{table}" for namespace, table in self._entries]
+
+    # Planning over empty tables
+
+    def _wanted_files(self) -> dict[TableName, np.ndarray]:
+        """Plan over stubs; return for each table that the plan scans which of its files it may want."""
+        parsed = self._parsed
+        text = " " * parsed.explained + parsed.text[parsed.explained :]
+        with self._session.planning(self._names(self._stub)) as context:
+            try:
+                frame = context.sql_with_options(text, READ_ONLY, param_values=parsed.params or None)
+                plan = frame.optimized_logical_plan() if self._worth_pruning() else None
+            except BaseException as error:
+                raise self._translated(error) from error
+        return {name: self._mask(name, plan) for name in self._asked}
+
+    def _worth_pruning(self) -> bool:
+        return any(len(self._snapshot(name).files) > 1 for name in self._asked)
+
+    def _snapshot(self, name: TableName) -> Snapshot:
+        found = self._snapshots[name]
+        if isinstance(found, FirnlineError):
+            raise found
+        return found
+
+    def _mask(self, name: TableName, plan: LogicalPlan | None) -> np.ndarray:
+        snapshot = self._snapshot(name)
+        every = np.ones(len(snapshot.files), dtype=bool)
+        if plan is None or len(snapshot.files) <= 1:
+            return every
+        found = [s for s in scans_of(plan) if (s.schema or DEFAULT_NAMESPACE, s.table) == name]
+        # Scans inside scalar subqueries have no node that the walk reaches, but the plan's text has them all.
+        shown = len(re.findall(rf"^\s*TableScan: (?:\S*\.)?{re.escape(name[1])}(?=\s|$)", plan.display_indent(), re.M))
+        if shown > len(found):
+            return every
+        return np.logical_or.reduce([~every, *(may_match(snapshot, each.predicate) for each in found)])
+
+    def _stub(self, name: TableName) -> Table | None:
+        found = self._snapshots.get(name)
+        if found is None:
+            if name not in self._entries:
+                return None
+            found = asyncio.run_coroutine_threadsafe(self._load(name), self._loop).result()
+            self._snapshots[name] = found
+        if isinstance(found, FirnlineError):
+            self._failure = self._failure or found
+            return None
+        self._asked.add(name)
+        return stub(_plain(found.schema))
+
+    def _names(self, table: Any) -> Names:
+        def lookup(namespace: str, name: str) -> Table | None:
+            found: Table | None = table((namespace, name))
+            return found
+
+        def listed(namespace: str) -> list[str]:
+            return [*(n for s, n in self._entries if s == namespace), *self._generated(namespace)]
+
+        return Names(lookup, lambda: self._namespaces, listed)
+
+    def _generated(self, namespace: str) -> list[str]:
+        return list(self._parsed.refs) if namespace == DEFAULT_NAMESPACE else []
+
+    def _translated(self, error: BaseException) -> BaseException:
+        if self._failure is not None:
+            return self._failure
+        if not isinstance(error, Exception) and not is_panic(error):
+            return error
+        return translate(error, self._parsed.sql, self._listed())
+
+    # Scans and the physical plan
+
+    async def _make_scans(self, wanted: Mapping[TableName, np.ndarray]) -> dict[TableName, TableScan]:
+        limit = self._statement.limits.scan_bytes_max
+        total = sum(int(self._snapshot(name).files.sizes[mask].sum()) for name, mask in wanted.items())
+        if limit and total > limit:
+            raise LimitError(
+                "the statement would scan more than its limit; filter by a partition or a sorted column",
+                scan_bytes=total, max_bytes=limit,
+            )  # fmt: skip
+        made = await asyncio.gather(
+            *[
+                make_scan(self._session, self._stores, self._snapshot(name), mask, self._footers, self._cache)
+                for name, mask in wanted.items()
+            ]
+        )
+        return dict(zip(wanted, made, strict=True))
+
+    def _count(self, scans: Mapping[TableName, TableScan]) -> None:
+        receipt = self._receipt
+        for name, scan in scans.items():
+            receipt.snapshots[self._shown(name)] = scan.snapshot.version
+            receipt.files_total += scan.n_files
+            receipt.files_scanned += scan.n_scanned
+            receipt.files_pruned += scan.n_files - scan.n_scanned
+            receipt.slow_files += scan.n_slow
+
+    def _shown(self, name: TableName) -> str:
+        ref = self._parsed.refs.get(name[1]) if name[0] == DEFAULT_NAMESPACE else None
+        if ref is None:
+            return f"{name[0]}.{name[1]}"
+        return ref.location or f"{ref.namespace or DEFAULT_NAMESPACE}.{ref.name}"
+
+    def _physical(self, scans: Mapping[TableName, TableScan]) -> Planned:
+        shown = {self._shown(name): scan for name, scan in scans.items()}
+        with self._session.planning(self._names(lambda name: scans[name].table if name in scans else None)) as context:
+            try:
+                frame = context.sql_with_options(self._parsed.text, READ_ONLY, param_values=self._parsed.params or None)
+                schema = _plain(frame.schema())
+                if self._parsed.explained:
+                    rows = [batch.to_pyarrow() if hasattr(batch, "to_pyarrow") else batch for batch in frame.collect()]
+                    return Planned(schema, rows=[with_tables(schema, shown), *_retyped(rows, schema)], scans=shown)
+                return Planned(schema, plan=frame.execution_plan(), scans=shown)
+            except BaseException as error:
+                raise self._translated(error) from error
+
+    # Statements about the catalog
+
+    def _own_listing(self) -> pa.Table | None:
+        tokens = self._parsed.tokens
+        if not tokens[0].is_word("SHOW") or len(tokens) < 2:
+            return None
+        if tokens[1].is_word("TABLES") and len(tokens) == 2:
+            rows = [[e.namespace, e.name, e.format, e.location] for e in self._entries.values()]
+            names = ["namespace", "name", "format", "location"]
+        elif tokens[1].is_word("SCHEMAS", "NAMESPACES", "DATABASES") and len(tokens) == 2:
+            rows, names = [[each] for each in self._namespaces], ["namespace"]
+        else:
+            return None
+        columns = list(zip(*rows, strict=True)) if rows else [() for _ in names]
+        return pa.table({n: pa.array(list(c), pa.string()) for n, c in zip(names, columns, strict=True)})
+
+    def _reads_the_catalog(self) -> bool:
+        first = self._parsed.tokens[0]
+        return "information_schema" in self._parsed.words or first.is_word("SHOW", "DESCRIBE", "DESC")
+
+    def _collect_catalog(self) -> Planned:
+        """Run at once, while names still resolve: the engine lists the catalog during execution."""
+
+        def table(name: TableName) -> Table | None:
+            found = self._stub(name)
+            self._failure = None if "information_schema" in self._parsed.words else self._failure
+            return found
+
+        with self._session.planning(self._names(table)) as context:
+            try:
+                frame = context.sql_with_options(self._parsed.text, READ_ONLY, param_values=self._parsed.params or None)
+                schema = _plain(frame.schema())
+                return Planned(schema, rows=_retyped(frame.collect(), schema))
+            except BaseException as error:
+                raise self._translated(error) from error
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """Return the schema without metadata, which is ours and not the client's."""
+    return pa.schema([pa.field(each.name, each.type, each.nullable) for each in schema])
+
+
+def _retyped(batches: Sequence[Any], schema: pa.Schema) -> list[pa.RecordBatch]:
+    return [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in batches]
