@@ -120,7 +120,7 @@ def remove_file(path: Path) -> None:
 
 
 def list_files(root: Path, prefix: str, start_after: str | None) -> Iterator[BlobMeta]:
-    """Yield the regular files below ``root`` whose key starts with ``prefix``, in UTF-8 order, after ``start_after``."""
+    """Yield the files below ``root`` whose key starts with ``prefix``, in UTF-8 order, after ``start_after``."""
     folder, slash, rest = prefix.rpartition("/")
     after = None if start_after is None else start_after.encode(errors="surrogatepass")
     yield from _walk(root / folder, folder + slash, rest, after, ())
