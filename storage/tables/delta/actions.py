@@ -47,7 +47,7 @@ class Protocol:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """The table's schema (as JSON text), partition columns (logical names) and properties."""
+    """The table's schema (as JSON text, "" where its creator had none yet), partition columns and properties."""
 
     table_id: str
     schema_json: str
@@ -94,7 +94,7 @@ def decode_lines(table: str, location: str, data: bytes) -> Actions:
         if not line or line.isspace():
             continue
         try:
-            decode_action(table, json.loads(line), actions)
+            decode_action(table, json.loads(line.decode()), actions)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CorruptError(
                 "a line of the delta log is not a valid action", file=location, line=number, cause=_cause(error)
@@ -170,13 +170,14 @@ def _add_from(table: str, add: Mapping[str, Any]) -> Add:
     stats = add.get("stats")
     values = add.get("partitionValues") or {}
     for name, value in values.items():
-        if value is not None and not isinstance(value, str):
-            raise TypeError(f"partition value of {name!r} is not a string")
+        if value is not None:
+            _text(value)
+        _text(name)
     return Add(
         location=file_location(table, _text(add["path"])),
         size=_integer(add["size"]),
         partition_values=values,
-        stats=stats if isinstance(stats, str) else None,
+        stats=stats if isinstance(stats, str) and _is_utf8(stats) else None,
         vector=_vector_from(add.get("deletionVector")),
     )
 
@@ -213,7 +214,7 @@ def _metadata_from(metadata: Mapping[str, Any]) -> Metadata:
     provider = (metadata.get("format") or {}).get("provider") or "parquet"
     return Metadata(
         table_id=_text(metadata.get("id") or ""),
-        schema_json=_text(metadata["schemaString"]),
+        schema_json=_text(metadata.get("schemaString") or ""),
         partition_columns=tuple(_text(name) for name in metadata.get("partitionColumns") or ()),
         configuration={str(key): str(value) for key, value in configuration.items() if value is not None},
         provider=_text(provider),
@@ -223,7 +224,20 @@ def _metadata_from(metadata: Mapping[str, Any]) -> Metadata:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected a string, found {type(value).__name__}")
+    if not _is_utf8(value):
+        raise ValueError("a string holds half of a surrogate pair")
     return value
+
+
+def _is_utf8(text: str) -> bool:
+    """JSON can escape half of a surrogate pair, which no Arrow string holds."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _integer(value: Any) -> int:

@@ -165,8 +165,15 @@ async def _read_commits(stores: Stores, table: str, versions: Sequence[int]) -> 
     total = Actions()
     for start in range(0, len(versions), _READS_AT_ONCE):
         chosen = [commit_location(table, version) for version in versions[start : start + _READS_AT_ONCE]]
-        for location, data in zip(chosen, await _read_all(stores, chosen), strict=True):
-            total.apply(decode_lines(table, location, data))
+        contents = await _read_all(stores, chosen)
+        total.apply(await asyncio.to_thread(_decode_commits, table, chosen, contents))
+    return total
+
+
+def _decode_commits(table: str, locations: Sequence[str], contents: Sequence[bytes]) -> Actions:
+    total = Actions()
+    for location, data in zip(locations, contents, strict=True):
+        total.apply(decode_lines(table, location, data))
     return total
 
 

@@ -143,4 +143,3 @@ def physical_name(field: pa.Field) -> str:
     name: str = field.name
     tagged = (field.metadata or {}).get(PHYSICAL_NAME)
     return tagged.decode() if tagged else name
-
