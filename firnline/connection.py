@@ -1,0 +1,123 @@
+"""`connect`: a lake in this process or behind a URL, as one object with `Connection.sql`."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from firnline.result import ResultStream, ResultTable
+from firnline.settings import Settings, environment
+from firnline.transport import Params, Transport
+from storage.clock import Clock, SystemClock
+
+if TYPE_CHECKING:
+    from firnline.embedded import OpenRunner
+
+__all__ = ["Connection", "connect"]
+
+_TABLES = """
+SELECT table_schema, table_name, table_type FROM information_schema.tables
+WHERE table_schema <> 'information_schema' ORDER BY table_schema, table_name
+"""
+
+
+class Connection:
+    """A lake that answers SQL. Safe for use by several threads; a context manager that closes itself."""
+
+    def __init__(self, transport: Transport, *, lake: str = "") -> None:
+        self._transport = transport
+        self.lake = lake
+
+    def sql(
+        self, query: str, params: Params = None, *, timeout_ms: int | None = None, max_rows: int | None = None
+    ) -> ResultTable:
+        """Run one statement and return its rows.
+
+        Parameters
+        ----------
+        params : a sequence for ``$1, $2, …``, a mapping for ``:name``
+        timeout_ms : the statement's time limit; 0: none; None: the lake's default
+        max_rows : most rows of the answer; one more raises `LimitError`
+
+        Raises
+        ------
+        SqlError
+            It does not parse or plan; ``facts`` may hold ``line`` and ``column``.
+        NotFoundError
+            A table or a file that it names does not exist.
+        LimitError
+            It passed one of its limits (`StatementTimeoutError`: its time) and was stopped.
+        """
+        return self.stream(query, params, timeout_ms=timeout_ms, max_rows=max_rows).read_all()
+
+    def stream(
+        self, query: str, params: Params = None, *, timeout_ms: int | None = None, max_rows: int | None = None
+    ) -> ResultStream:
+        """Start one statement and return its batches as they come, for answers larger than memory."""
+        return ResultStream(self._transport.run(query, params, timeout_ms=timeout_ms, max_rows=max_rows))
+
+    def tables(self) -> ResultTable:
+        """Return the lake's tables: ``table_schema``, ``table_name``, ``table_type``."""
+        return self.sql(_TABLES)
+
+    def close(self) -> None:
+        """Cancel what runs and release everything; closing twice is no error."""
+        self._transport.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"firnline.connect({self.lake!r})"
+
+
+def connect(
+    lake: str | os.PathLike[str] | None = None,
+    *,
+    token: str | None = None,
+    settings: Settings | None = None,
+    clock: Clock | None = None,
+) -> Connection:
+    """Open a lake: a folder (made on first use), ``s3://bucket/prefix``, or the URL of a Firnline server.
+
+    Parameters
+    ----------
+    lake : None takes ``FIRN_LAKE`` from the environment, or ``./lake``
+    token : the API token for a server; None takes ``FIRN_TOKEN``
+    settings : what the environment would say otherwise
+
+    Raises
+    ------
+    InvalidError
+        The location or a setting is wrong; the message says how to mend it.
+    UnavailableError
+        The lake's catalog or store does not answer. A server is first asked by the first statement.
+    """
+    settings = settings or environment()
+    clock = clock or SystemClock()
+    place = os.fspath(lake) if lake is not None else settings.lake
+    return Connection(_transport(place, token or settings.token, settings, clock), lake=place)
+
+
+def _transport(lake: str, token: str | None, settings: Settings, clock: Clock) -> Transport:
+    from firnline.http_client import HttpTransport, is_url
+
+    if is_url(lake):
+        return HttpTransport(lake, token=token, clock=clock, allow_http=settings.allow_http)
+    from firnline.embedded import EmbeddedTransport
+    from firnline.opening import limits, open_runner
+
+    return EmbeddedTransport(open_runner(lake, settings), clock=clock, limits=limits(settings))
+
+
+def connect_runner(open_runner: OpenRunner, *, clock: Clock | None = None) -> Connection:
+    """Return a connection to a runner of one's own, run in this process."""
+    from firnline.embedded import EmbeddedTransport
+
+    return Connection(EmbeddedTransport(open_runner, clock=clock or SystemClock()))

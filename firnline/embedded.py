@@ -1,0 +1,147 @@
+"""Statements run by an engine in this process, on a background event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from firnline.loop import BackgroundLoop, wait
+from firnline.transport import Answer, Params
+from service.executor import InlineExecutor
+from service.statement import Limits, Receipt, Result, Runner, Statement
+from storage.clock import Clock
+
+__all__ = ["EmbeddedTransport", "OpenRunner"]
+
+OpenRunner = Callable[[], AbstractAsyncContextManager[Runner]]
+
+
+class EmbeddedTransport:
+    """A runner of this process behind plain calls.
+
+    Parameters
+    ----------
+    open_runner : opens the runner, on the background loop
+    limits : of a statement that asks for none itself; by default it may take as long as it takes
+    """
+
+    def __init__(self, open_runner: OpenRunner, *, clock: Clock, limits: Limits | None = None) -> None:
+        self._clock = clock
+        self._limits = limits or Limits(timeout_ms=0)
+        self._loop = BackgroundLoop()
+        try:
+            self._stop, runner, self._held = self._loop.run(_open(open_runner))
+            self._runner = InlineExecutor(runner, clock)
+        except BaseException:
+            self._loop.close()
+            raise
+
+    def run(self, sql: str, params: Params, *, timeout_ms: int | None, max_rows: int | None) -> Answer:
+        """Start a statement. Raises its error if it does not parse or plan."""
+        limits = self._limits
+        if timeout_ms is not None:
+            limits = replace(limits, timeout_ms=timeout_ms)
+        if max_rows is not None:
+            limits = replace(limits, result_rows_max=max_rows)
+        statement = Statement(sql, self._clock.new_id(), params, limits=limits)
+        result = self._loop.run(self._runner.run(statement))
+        return _EmbeddedAnswer(self._loop, result)
+
+    def close(self) -> None:
+        """Cancel every statement, close the runner and end the thread."""
+        with contextlib.suppress(Exception):
+            self._loop.run(_end(self._stop, self._held))
+        self._loop.close()
+
+
+async def _open(open_runner: OpenRunner) -> tuple[asyncio.Event, Runner, asyncio.Task[None]]:
+    """Open the runner in a task of its own, which holds it until the event is set."""
+    stop = asyncio.Event()
+    opened: asyncio.Future[Runner] = asyncio.get_running_loop().create_future()
+    held = asyncio.create_task(_hold(open_runner, opened, stop))
+    try:
+        return stop, await opened, held
+    except BaseException:
+        held.cancel()
+        raise
+
+
+async def _hold(open_runner: OpenRunner, opened: asyncio.Future[Runner], stop: asyncio.Event) -> None:
+    try:
+        async with open_runner() as runner:
+            opened.set_result(runner)
+            await stop.wait()
+    except BaseException as error:
+        if opened.done():
+            raise
+        opened.set_exception(error)
+
+
+async def _end(stop: asyncio.Event, held: asyncio.Task[None]) -> None:
+    stop.set()
+    await held
+
+
+class _EmbeddedAnswer:
+    """A result of the background loop, read from another thread."""
+
+    def __init__(self, loop: BackgroundLoop, result: Result) -> None:
+        self._loop = loop
+        self._result = result
+        self._pending: Future[Any] | None = None
+        self._closed = False
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._result.schema
+
+    def read(self) -> pa.RecordBatch | None:
+        """Return the next batch, or None at the end."""
+        return None if self._closed else self._wait(anext(self._result.batches, None))
+
+    def read_all(self) -> list[pa.RecordBatch]:
+        """Return all batches that are left, in one trip to the loop."""
+        return [] if self._closed else self._wait(_collect(self._result))
+
+    def receipt(self) -> Receipt:
+        """Return the statement's receipt."""
+        return self._result.receipt
+
+    def close(self) -> None:
+        """Cancel the read that waits, then end the statement."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._pending is not None:
+            self._pending.cancel()
+        with contextlib.suppress(Exception):
+            self._loop.run(_close(self._result))
+
+    def _wait(self, work: Any) -> Any:
+        async def step() -> Any:
+            return await work
+
+        self._pending = self._loop.submit(step())
+        try:
+            return wait(self._pending)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._pending = None
+
+
+async def _collect(result: Result) -> list[pa.RecordBatch]:
+    return [batch async for batch in result.batches]
+
+
+async def _close(result: Result) -> None:
+    if isinstance(result.batches, AsyncGenerator):
+        await result.batches.aclose()

@@ -1,0 +1,265 @@
+"""Statements run by a Firnline server: SQL up as JSON, Arrow IPC streams down.
+
+Only what certainly did not happen is tried again: a connection that could not be made, and answers that say so
+(`OverloadedError`, `UnavailableError`), up to `_ATTEMPTS_MAX` times with jittered pauses. A connection that breaks in
+mid-answer is `IndeterminateError`. Problem documents (RFC 9457) become the exceptions that the server raised.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import fields
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+import httpx
+import pyarrow as pa
+
+from firnline.settings import is_loopback
+from firnline.transport import Answer, Params
+from firnline.wire_params import to_wire
+from service.statement import Receipt
+from storage.clock import Clock
+from storage.errors import (
+    STATUS,
+    CorruptError,
+    FirnlineError,
+    IndeterminateError,
+    InternalError,
+    InvalidError,
+    UnavailableError,
+    from_wire,
+)
+
+__all__ = ["HttpTransport", "is_url"]
+
+_ATTEMPTS_MAX = 4
+_PAUSE_MS, _PAUSE_MS_MAX = 100, 5_000
+_CONNECT_TIMEOUT_S = 10.0
+_ARROW = "application/vnd.apache.arrow.stream"
+_CLASSES = {cls.__name__ for cls in STATUS}
+
+
+def is_url(lake: str) -> bool:
+    """Tell whether a lake is a server's URL."""
+    return lake.lower().startswith(("http://", "https://"))
+
+
+class HttpTransport:
+    """A server behind plain calls. Raises `InvalidError` for a token that would cross the network in the clear."""
+
+    def __init__(self, url: str, *, token: str | None, clock: Clock, allow_http: bool = False) -> None:
+        parts = urlsplit(url)
+        if not parts.hostname:
+            raise InvalidError("the URL names no server; write http://host:port", url=url)
+        if token and parts.scheme == "http" and not (allow_http or is_loopback(parts.hostname)):
+            raise InvalidError(
+                "the token would cross the network in the clear; use https, or set FIRN_ALLOW_HTTP=1", url=url
+            )
+        self._clock = clock
+        self._url = url.rstrip("/")
+        self._pause = threading.Event()
+        self._client = httpx.Client(
+            base_url=self._url,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),
+            trust_env=False,
+        )
+
+    def run(self, sql: str, params: Params, *, timeout_ms: int | None, max_rows: int | None) -> Answer:
+        """Start a statement and return once its schema has come. Raises the error that the server names."""
+        body: dict[str, Any] = {"sql": sql, "format": "arrow"}
+        body |= {"timeout_ms": timeout_ms} if timeout_ms is not None else {}
+        body |= {"max_rows": max_rows} if max_rows is not None else {}
+        if params is not None:
+            body["params"] = to_wire(params)
+        return _HttpAnswer(self, self._retried(json.dumps(body, allow_nan=False).encode()))
+
+    def get_json(self, path: str) -> Any:
+        """Return the JSON document at a path of the server."""
+        try:
+            response = self._client.get(path)
+        except httpx.HTTPError as error:
+            raise self._unreached(error) from None
+        if response.is_error:
+            raise_problem(response)
+        return response.json()
+
+    def close(self) -> None:
+        """Close every connection; the server cancels what ran on them."""
+        self._pause.set()
+        self._client.close()
+
+    def _retried(self, body: bytes) -> httpx.Response:
+        for attempt in range(1, _ATTEMPTS_MAX):
+            try:
+                return self._sent(body)
+            except UnavailableError as error:
+                if self._pause.wait(self._pause_s(error, attempt)):
+                    raise
+        return self._sent(body)
+
+    def _pause_s(self, error: UnavailableError, attempt: int) -> float:
+        asked = float(error.facts.get("retry_after_s") or 0) * 1000
+        longest = min(_PAUSE_MS_MAX, _PAUSE_MS * 2**attempt)
+        return min(_PAUSE_MS_MAX, max(asked, self._clock.uniform(longest / 2, longest))) / 1000
+
+    def _sent(self, body: bytes) -> httpx.Response:
+        headers = {"Content-Type": "application/json", "Accept": _ARROW}
+        request = self._client.build_request("POST", "/v1/sql", content=body, headers=headers)
+        try:
+            response = self._client.send(request, stream=True)
+        except httpx.HTTPError as error:
+            raise self._unreached(error) from None
+        except RuntimeError as error:
+            raise InvalidError("the connection is closed", url=self._url) from error
+        if response.is_error:
+            with closing(response):
+                raise_problem(response)
+        return response
+
+    def _unreached(self, error: httpx.HTTPError) -> FirnlineError:
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+            return UnavailableError(f"cannot reach the server: {error}; is it running?", url=self._url)
+        if isinstance(error, httpx.UnsupportedProtocol):
+            return InvalidError("the URL is none that can be called; write http://host:port", url=self._url)
+        return IndeterminateError(f"the connection broke before the answer came: {error}", url=self._url)
+
+
+def raise_problem(response: httpx.Response) -> NoReturn:
+    """Raise the exception that an error answer stands for."""
+    with suppress(httpx.HTTPError):
+        response.read()
+    with suppress(ValueError, httpx.ResponseNotRead):
+        problem = response.json()
+        if isinstance(problem, dict) and problem.get("title") in _CLASSES:
+            raise from_wire(
+                {"error": problem["title"], "message": _message(problem), "facts": _facts(response, problem)}
+            )
+    raise _by_status(response)
+
+
+def _message(problem: dict[str, Any]) -> str:
+    return str(problem.get("detail") or problem["title"])
+
+
+def _facts(response: httpx.Response, problem: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts that the detail text does not hold already."""
+    detail = _message(problem)
+    facts = {name: problem[name] for name in ("line", "column", "statement_id") if problem.get(name) is not None}
+    if "Retry-After" in response.headers:
+        facts["retry_after_s"] = response.headers["Retry-After"]
+    return {name: value for name, value in facts.items() if f"{name}=" not in detail or name in ("line", "column")}
+
+
+def _by_status(response: httpx.Response) -> FirnlineError:
+    """Return the error for an answer that is no problem document of ours: a proxy's page, another server."""
+    status = response.status_code
+    found = [cls for cls, code in STATUS.items() if code == status]
+    cls = {500: InternalError, 502: UnavailableError}.get(status) or (found[0] if found else InternalError)
+    return cls("the server answered without a problem document; is it a Firnline server?", status=status)
+
+
+class _Body(io.RawIOBase):
+    """The body of an answer as a file that Arrow reads; `reads` from it raise the tree's errors."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        super().__init__()
+        self._chunks: Iterator[bytes] = response.iter_bytes()
+        self._held = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Return ``size`` bytes, fewer only at the end."""
+        parts: list[memoryview] = []
+        missing = size if size >= 0 else 1 << 62
+        while missing:
+            if not self._held and not self._next():
+                break
+            part, self._held = self._held[:missing], self._held[missing:]
+            missing -= len(part)
+            parts.append(part)
+        return b"".join(parts)
+
+    def _next(self) -> bool:
+        try:
+            self._held = memoryview(next(self._chunks, b""))
+        except httpx.HTTPError as error:
+            raise IndeterminateError(f"the answer broke off: {error}") from None
+        except httpx.StreamError as error:
+            raise IndeterminateError("the answer was closed") from error
+        return bool(self._held)
+
+
+class _HttpAnswer:
+    """An Arrow stream that is being received."""
+
+    def __init__(self, transport: HttpTransport, response: httpx.Response) -> None:
+        self._transport = transport
+        self._response = response
+        self._body = _Body(response)
+        self._rows = 0
+        self._receipt: Receipt | None = None
+        self._done = False
+        self._reader = self._guarded(lambda: pa.ipc.open_stream(self._body))
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._reader.schema
+
+    def read(self) -> pa.RecordBatch | None:
+        """Return the next batch, or None at the end."""
+        if self._done:
+            return None
+        batch: pa.RecordBatch | None = self._guarded(lambda: next(self._reader, None))
+        if batch is None:
+            self._guarded(self._body.read)
+            self.close()
+        else:
+            self._rows += batch.num_rows
+        return batch
+
+    def read_all(self) -> list[pa.RecordBatch]:
+        """Return all batches that are left."""
+        return list(iter(self.read, None))
+
+    def receipt(self) -> Receipt:
+        """Return the server's receipt; it is asked for once, after the last batch."""
+        if self._receipt is not None:
+            return self._receipt
+        statement_id = self._response.headers.get("X-Statement-Id", "")
+        found = Receipt(statement_id=statement_id, rows=self._rows)
+        if self._done and statement_id:
+            with suppress(FirnlineError):
+                found = _receipt(self._transport.get_json(f"/v1/statements/{statement_id}").get("receipt")) or found
+            self._receipt = found
+        return found
+
+    def close(self) -> None:
+        """Close the connection if the answer is not complete, which cancels the statement."""
+        self._done = True
+        with suppress(httpx.HTTPError, RuntimeError):
+            self._response.close()
+
+    def _guarded(self, work: Any) -> Any:
+        try:
+            return work()
+        except (pa.ArrowException, OSError) as error:
+            self.close()
+            raise CorruptError(f"the answer is no Arrow stream: {error}") from None
+        except BaseException:
+            self.close()
+            raise
+
+
+def _receipt(values: Any) -> Receipt | None:
+    if not isinstance(values, dict):
+        return None
+    known = {each.name for each in fields(Receipt)}
+    return Receipt(**{name: value for name, value in values.items() if name in known})

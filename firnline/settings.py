@@ -1,0 +1,217 @@
+"""The environment, read here and nowhere else: ``FIRN_*`` and the standard AWS variables.
+
+`read` turns a mapping into `Settings`, plain frozen values; `engine_settings` and `serve_settings` lay them out for the
+parts that they steer. A misspelt ``FIRN_`` name raises, since one that is silently ignored costs hours.
+Every variable stands in docs/settings.md; a test holds the page to this module.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from storage.errors import InvalidError
+
+if TYPE_CHECKING:
+    from storage.blobs.s3_options import S3Options
+
+__all__ = ["AWS_VARIABLES", "IGNORED", "Settings", "Variable", "environment", "is_loopback", "read", "variables"]
+
+AWS_VARIABLES: dict[str, str] = {
+    "AWS_ENDPOINT_URL_S3": "The S3 endpoint, when it is not AWS's own.",
+    "AWS_ENDPOINT_URL": "The same for every AWS service; `AWS_ENDPOINT_URL_S3` wins.",
+    "AWS_REGION": "The region of the buckets.",
+    "AWS_DEFAULT_REGION": "The same; `AWS_REGION` wins.",
+    "AWS_ACCESS_KEY_ID": "Static credentials; else the standard chain (profile, web identity, instance).",
+    "AWS_SECRET_ACCESS_KEY": "The secret of `AWS_ACCESS_KEY_ID`.",
+    "AWS_SESSION_TOKEN": "The session token of temporary credentials.",
+}
+IGNORED = frozenset({"FIRN_GOLDEN"})
+"""Names that belong to the test suite and the build."""
+
+_UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"", "0", "false", "no", "off"})
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One ``FIRN_`` variable: its name, how its text is read, and what the documentation says of it."""
+
+    name: str
+    parse: Callable[[str], Any]
+    doc: str
+
+
+def parse_bytes(text: str) -> int:
+    """Read ``4GiB``, ``500M`` or a plain number of bytes. Raises `ValueError`."""
+    number = text.strip().lower().rstrip("abcdefghijklmnopqrstuvwxyz ")
+    unit = text.strip().lower()[len(number) :].strip()
+    if unit not in _UNITS:
+        raise ValueError("write a number of bytes such as 4GiB, 500M or 1073741824")
+    return int(float(number) * _UNITS[unit])
+
+
+def parse_flag(text: str) -> bool:
+    """Read ``1``, ``true``, ``yes``, ``on`` and their opposites. Raises `ValueError`."""
+    word = text.strip().lower()
+    if word not in _TRUE | _FALSE:
+        raise ValueError("write 1 or 0")
+    return word in _TRUE
+
+
+def parse_count(text: str) -> int:
+    """Read a whole number that is not negative. Raises `ValueError`."""
+    if not text.strip().isdecimal():
+        raise ValueError("write a whole number")
+    return int(text)
+
+
+def _prefixes(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _from(name: str, parse: Callable[[str], Any], default: Any, doc: str, **options: Any) -> Any:
+    return field(default=default, metadata={"variable": Variable(name, parse, doc)}, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment says; a command line option or an argument wins over each."""
+
+    lake: str = _from("FIRN_LAKE", str, "./lake", "The lake: a folder, `s3://bucket/prefix`, or the URL of a server.")
+    catalog: str | None = _from(
+        "FIRN_CATALOG", str, None, "Where the catalog is: `sqlite:///path`, `etcd://host:port`; default: in the lake."
+    )
+    token: str | None = _from("FIRN_TOKEN", str, None, "The API token that clients send to a server.", repr=False)
+    host: str = _from("FIRN_HOST", str, "127.0.0.1", "The address that `firn serve` binds to.")
+    port: int = _from("FIRN_PORT", parse_count, 8080, "Its port; 0 takes a free one.")
+    allow: tuple[str, ...] = _from(
+        "FIRN_ALLOW",
+        _prefixes,
+        (),
+        "Comma-separated path or URL prefixes that SQL may reach when serving, beside the lake.",
+    )
+    require_tokens: bool = _from(
+        "FIRN_REQUIRE_TOKENS", parse_flag, False, "Ask every request for an API token, on loopback too."
+    )
+    memory_bytes: int = _from(
+        "FIRN_MEMORY_LIMIT", parse_bytes, 0, "Memory of one statement, such as `4GiB`; 0: what the machine allows."
+    )
+    spill_dir: str | None = _from(
+        "FIRN_SPILL_DIR", str, None, "Where sorts and aggregations spill; default: the system's temporary folder."
+    )
+    target_partitions: int = _from(
+        "FIRN_TARGET_PARTITIONS", parse_count, 0, "Threads of one statement; 0: one for each core."
+    )
+    statement_timeout_ms: int | None = _from(
+        "FIRN_STATEMENT_TIMEOUT_MS",
+        parse_count,
+        None,
+        "Time limit of a statement in milliseconds; 0: none; default: 300000 when serving, none in process.",
+    )
+    result_rows_max: int = _from("FIRN_RESULT_ROWS_MAX", parse_count, 0, "Most rows of a result; 0: no limit.")
+    result_bytes_max: int = _from("FIRN_RESULT_BYTES_MAX", parse_bytes, 0, "Most bytes of a result; 0: no limit.")
+    scan_bytes_max: int = _from(
+        "FIRN_SCAN_BYTES_MAX", parse_bytes, 0, "Most bytes that a statement may scan; 0: no limit."
+    )
+    statements_max: int = _from(
+        "FIRN_STATEMENTS_MAX", parse_count, 0, "Statements that a server runs at once; 0: as many as it has cores."
+    )
+    allow_http: bool = _from(
+        "FIRN_ALLOW_HTTP", parse_flag, False, "Allow plain http to S3 endpoints, and tokens over it, beyond loopback."
+    )
+    history: str | None = _from(
+        "FIRN_HISTORY", str, None, "The shell's history file; default: `~/.local/state/firnline/history`; empty: none."
+    )
+    debug: bool = _from("FIRN_DEBUG", parse_flag, False, "Show the Python trace of an error on the command line.")
+    no_color: bool = _from("NO_COLOR", bool, False, "Any value: no colours in the terminal (no-color.org).")
+    aws: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The AWS variables that are set, by name."""
+
+    def s3_options(self) -> S3Options:
+        """Return how to reach S3. Raises `InvalidError` for a plain http endpoint beyond loopback."""
+        from storage.blobs.s3_options import S3Options
+
+        endpoint = self.aws.get("AWS_ENDPOINT_URL_S3") or self.aws.get("AWS_ENDPOINT_URL")
+        if endpoint is not None:
+            _check_endpoint(endpoint, self.allow_http)
+        return S3Options(
+            endpoint=endpoint,
+            region=self.aws.get("AWS_REGION") or self.aws.get("AWS_DEFAULT_REGION"),
+            access_key_id=self.aws.get("AWS_ACCESS_KEY_ID"),
+            secret_access_key=self.aws.get("AWS_SECRET_ACCESS_KEY"),
+            session_token=self.aws.get("AWS_SESSION_TOKEN"),
+            allow_http=self.allow_http,
+        )
+
+
+def variables() -> dict[str, tuple[Variable, Any]]:
+    """Return field name → (variable, default) for every setting."""
+    return {
+        each.name: (each.metadata["variable"], each.default) for each in fields(Settings) if "variable" in each.metadata
+    }
+
+
+def environment() -> Settings:
+    """Return the settings of this process's environment. Raises `InvalidError` as `read` does."""
+    return read(os.environ)
+
+
+def read(environ: Mapping[str, str]) -> Settings:
+    """Return the settings of a mapping of variables.
+
+    Raises `InvalidError` for an unknown ``FIRN_`` name (with the nearest known one) and for a value that does not read.
+    """
+    known = {variable.name: (attribute, variable) for attribute, (variable, _default) in variables().items()}
+    for name in environ:
+        if name.startswith("FIRN_") and name not in known and name not in IGNORED:
+            raise InvalidError(_unknown(name, list(known)), variable=name)
+    values = {
+        attribute: _parse(variable, environ[name])
+        for name, (attribute, variable) in known.items()
+        if name in environ and (environ[name] or name == "FIRN_HISTORY")
+    }
+    aws = {name: environ[name] for name in AWS_VARIABLES if environ.get(name)}
+    return Settings(**values, aws=aws)
+
+
+def _parse(variable: Variable, text: str) -> Any:
+    try:
+        return variable.parse(text)
+    except ValueError as error:
+        raise InvalidError(f"the environment's {variable.name} does not read: {error}", value=repr(text)) from None
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    from difflib import get_close_matches
+
+    endings = [each.removeprefix("FIRN_") for each in known]
+    near = get_close_matches(name.removeprefix("FIRN_"), endings, n=1, cutoff=0.6)
+    hint = f"; did you mean FIRN_{near[0]}?" if near else "; docs/settings.md lists the known ones"
+    return f"the environment sets a variable that Firnline does not know{hint}"
+
+
+def is_loopback(host: str | None) -> bool:
+    """Tell whether a host name or address can only be this machine."""
+    from ipaddress import ip_address
+
+    name = (host or "").strip("[]").lower()
+    try:
+        return name == "localhost" or ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_endpoint(endpoint: str, allow_http: bool) -> None:
+    parts = urlsplit(endpoint)
+    if parts.scheme == "http" and not (allow_http or is_loopback(parts.hostname)):
+        raise InvalidError(
+            "the S3 endpoint is plain http and not on this machine, so data would cross the network in the clear; "
+            "use https, or set FIRN_ALLOW_HTTP=1",
+            endpoint=endpoint,
+        )
