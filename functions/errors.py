@@ -59,7 +59,7 @@ def translate(error: BaseException, sql: str = "", tables: Sequence[str] = ()) -
 
 def _planning(text: str, plain: str, sql: str, tables: Sequence[str]) -> FirnlineError | None:
     if "ParserError(" in text or "TokenizerError(" in text or "RecursionLimitExceeded" in text:
-        return _syntax(text)
+        return _syntax(text, sql)
     if found := _TABLE.search(text):
         return _no_table(found.group(1), sql, tables)
     if found := _FIELD.search(plain):
@@ -105,7 +105,7 @@ def isinstance_execution(text: str) -> bool:
     return "Execution error" in text or "Arrow error" in text
 
 
-def _syntax(text: str) -> FirnlineError:
+def _syntax(text: str, sql: str) -> FirnlineError:
     if "RecursionLimitExceeded" in text or "recursion limit exceeded" in text:
         return SqlError("the statement is nested too deeply for the parser; use fewer nested expressions")
     inner = re.search(r'(?:ParserError|TokenizerError)\("(.*?)"\)', text, re.DOTALL)
@@ -114,6 +114,9 @@ def _syntax(text: str) -> FirnlineError:
     if found := _PLACE.search(message):
         facts = {"line": int(found.group(1)), "column": int(found.group(2))}
         message = _PLACE.sub("", message)
+    elif message.rstrip().endswith("EOF"):
+        facts = {"line": sql.count("\n") + 1, "column": len(sql) - sql.rfind("\n")}
+        message = message.replace("EOF", "the end of the statement")
     return SqlError(_lower(message), **facts)
 
 

@@ -196,6 +196,7 @@ def _value(expr: Expr) -> Any:
     if expr.variant_name() != "Literal":
         raise TypeError("not a literal")
     value = expr.python_value()
+    value = value.as_py() if hasattr(value, "as_py") else value
     if value is None:
         raise TypeError("a null literal says nothing about statistics")
     return value

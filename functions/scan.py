@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 from datafusion.catalog import Table
 
 from functions.literals import identifier, type_name, typed_literal
@@ -228,7 +229,7 @@ def _make_table(
     loaded: dict[int, LoadedDeletes], fetch: Fetch,
 ) -> Table:  # fmt: skip
     if not branches and not slow:
-        return _empty(session, snapshot.schema)
+        return _empty(snapshot.schema)
     if len(branches) == 1 and not slow and branches[0].plain:
         return session.native_scan(branches[0].urls)
     tables: dict[str, Table] = {}
@@ -246,10 +247,9 @@ def _make_table(
     return session.view(" UNION ALL ".join(selects), tables)
 
 
-def _empty(session: Session, schema: pa.Schema) -> Table:
+def _empty(schema: pa.Schema) -> Table:
     plain = pa.schema([pa.field(each.name, each.type) for each in schema])
-    frame = session.context.create_dataframe([[pa.RecordBatch.from_pylist([], schema=plain)]])
-    return Table(frame)
+    return Table(ds.dataset(plain.empty_table()))
 
 
 def _reader(

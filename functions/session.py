@@ -17,8 +17,9 @@ import pyarrow.dataset as ds
 from datafusion import RuntimeEnvBuilder, SessionConfig, SessionContext, SQLOptions
 from datafusion.catalog import CatalogProvider, SchemaProvider, Table
 
-from functions.object_stores import register_bucket
+from functions.object_stores import BucketClients
 from storage.blobs.s3_options import S3Options
+from storage.clock import Clock
 
 __all__ = ["READ_ONLY", "Names", "Session", "SessionOptions", "stub"]
 
@@ -76,10 +77,10 @@ def stub(schema: pa.Schema) -> Table:
 class Session:
     """Wraps the process's `SessionContext`. Planning is serialised; execution is not."""
 
-    def __init__(self, options: SessionOptions) -> None:
+    def __init__(self, options: SessionOptions, clock: Clock) -> None:
         self.options = options
         self.context = SessionContext(_config(options), _runtime(options))
-        self._buckets: set[str] = set()
+        self._buckets = BucketClients(self.context, options.s3, clock)
         self._lock = threading.RLock()
         self._provider = _Catalog()
         self.context.register_catalog_provider(CATALOG, self._provider)
@@ -99,7 +100,7 @@ class Session:
         with self._lock:
             for url in urls:
                 if url.startswith("s3://"):
-                    self._open_bucket(url.split("/", 3)[2])
+                    self._buckets.open(url.split("/", 3)[2])
             listed = ", ".join("'" + url.replace("'", "%27") + "'" for url in urls)
             self.context.sql(f"CREATE EXTERNAL TABLE {CATALOG}.{SCANS}.made STORED AS PARQUET LOCATION ({listed})")
             return self._provider.scans.take()
@@ -112,11 +113,6 @@ class Session:
                 return Table(self.context.sql(sql))
             finally:
                 self._provider.scans.tables.clear()
-
-    def _open_bucket(self, bucket: str) -> None:
-        if bucket not in self._buckets:
-            register_bucket(self.context, bucket, self.options.s3)
-            self._buckets.add(bucket)
 
 
 def _config(options: SessionOptions) -> SessionConfig:

@@ -28,9 +28,8 @@ async def open_engine(settings: EngineSettings, clock: Clock | None = None) -> A
     """Open an engine on a lake. Raises `NotFoundError` if the lake is missing and may not be created."""
     clock = clock or SystemClock()
     stores = Stores(partial(open_blobs, s3=settings.s3, clock=clock), access_policy(settings))
-    session = Session(
-        SessionOptions(settings.memory_bytes, settings.spill_dir, settings.target_partitions, settings.s3)
-    )
+    options = SessionOptions(settings.memory_bytes, settings.spill_dir, settings.target_partitions, settings.s3)
+    session = Session(options, clock)
     engine = Engine(session, stores, await open_catalog(settings, clock), clock)
     try:
         yield engine

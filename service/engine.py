@@ -23,7 +23,7 @@ from functions.session import Session
 from service.blame import name_the_file
 from service.commands import run_command
 from service.parse import parse
-from service.planner import Planned, Planner
+from service.planner import Planned, Planner, retyped
 from service.snapshots import SnapshotCache
 from service.statement import Limits, Receipt, Result, Statement
 from storage.clock import Clock
@@ -89,7 +89,7 @@ class Engine:
         try:
             async for batch in stream(self._session.context, planned.plan):
                 if batch.num_rows:
-                    yield pa.RecordBatch.from_arrays(batch.columns, schema=planned.schema)
+                    yield retyped(batch, planned.schema)
         except FirnlineError:
             raise
         except BaseException as error:

@@ -28,7 +28,7 @@ from storage.stores import Stores
 from storage.tables.footers import FooterCache
 from storage.tables.snapshot import At, Snapshot
 
-__all__ = ["Planned", "Planner"]
+__all__ = ["Planned", "Planner", "retyped"]
 
 TableName = tuple[str, str]
 """Namespace and table as a plan resolves them; the generated names of table functions are in ``default``."""
@@ -190,13 +190,14 @@ class Planner:
                 "the statement would scan more than its limit; filter by a partition or a sorted column",
                 scan_bytes=total, max_bytes=limit,
             )  # fmt: skip
-        made = await asyncio.gather(
-            *[
-                make_scan(self._session, self._stores, self._snapshot(name), mask, self._footers, self._cache)
-                for name, mask in wanted.items()
-            ]
-        )
-        return dict(zip(wanted, made, strict=True))
+        works = [
+            make_scan(self._session, self._stores, self._snapshot(name), mask, self._footers, self._cache)
+            for name, mask in wanted.items()
+        ]
+        try:
+            return dict(zip(wanted, await asyncio.gather(*works), strict=True))
+        except BaseException as error:
+            raise self._translated(error) from error
 
     def _count(self, scans: Mapping[TableName, TableScan]) -> None:
         receipt = self._receipt
@@ -218,10 +219,10 @@ class Planner:
         with self._session.planning(self._names(lambda name: scans[name].table if name in scans else None)) as context:
             try:
                 frame = context.sql_with_options(self._parsed.text, READ_ONLY, param_values=self._parsed.params or None)
-                schema = _plain(frame.schema())
+                schema = _answered(frame.schema())
                 if self._parsed.explained:
-                    rows = [batch.to_pyarrow() if hasattr(batch, "to_pyarrow") else batch for batch in frame.collect()]
-                    return Planned(schema, rows=[with_tables(schema, shown), *_retyped(rows, schema)], scans=shown)
+                    rows = [retyped(batch, schema) for batch in frame.collect()]
+                    return Planned(schema, rows=[with_tables(schema, shown), *rows], scans=shown)
                 return Planned(schema, plan=frame.execution_plan(), scans=shown)
             except BaseException as error:
                 raise self._translated(error) from error
@@ -257,8 +258,8 @@ class Planner:
         with self._session.planning(self._names(table)) as context:
             try:
                 frame = context.sql_with_options(self._parsed.text, READ_ONLY, param_values=self._parsed.params or None)
-                schema = _plain(frame.schema())
-                return Planned(schema, rows=_retyped(frame.collect(), schema))
+                schema = _answered(frame.schema())
+                return Planned(schema, rows=[retyped(batch, schema) for batch in frame.collect()])
             except BaseException as error:
                 raise self._translated(error) from error
 
@@ -268,5 +269,18 @@ def _plain(schema: pa.Schema) -> pa.Schema:
     return pa.schema([pa.field(each.name, each.type, each.nullable) for each in schema])
 
 
-def _retyped(batches: Sequence[Any], schema: pa.Schema) -> list[pa.RecordBatch]:
-    return [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in batches]
+_VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+
+
+def _answered(schema: pa.Schema) -> pa.Schema:
+    """Return the schema of an answer: view types, which many clients cannot take, become plain ones."""
+    return pa.schema([pa.field(each.name, _VIEWS.get(each.type, each.type), each.nullable) for each in schema])
+
+
+def retyped(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return the engine's batch with exactly ``schema``, which differs at most in view types and metadata."""
+    columns = [
+        column.cast(field.type) if column.type in _VIEWS else column
+        for column, field in zip(batch.columns, schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
