@@ -195,12 +195,12 @@ def checkpoint(actions: Sequence[Action], schema: pa.Schema = CHECKPOINT_SCHEMA)
     return parquet(pa.Table.from_pylist(rows, schema=schema))
 
 
-def _maps(body: Action) -> Action:
-    maps = {"partitionValues", "configuration", "options"}
-    return {
-        key: list(value.items()) if key in maps else _maps(value) if isinstance(value, dict) else value
-        for key, value in body.items()
-    }
+def _maps(value: Any, key: str = "") -> Any:
+    if not isinstance(value, dict):
+        return value
+    if key in {"partitionValues", "configuration", "options"}:
+        return list(value.items())
+    return {name: _maps(one, name) for name, one in value.items()}
 
 
 def parquet(table: pa.Table) -> bytes:

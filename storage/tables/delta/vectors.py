@@ -3,6 +3,8 @@
 Stored form, in a ``.bin`` file at an offset: size (int32, big endian), data, CRC-32 of the data (big endian).
 Data: magic 1681511377 (int32, little endian), number of buckets (int64, little endian), then per bucket its upper
 32 bits and a 32-bit Roaring bitmap in the portable form. Inline vectors are the data alone in Z85 (ZeroMQ RFC 32).
+An older form, which the protocol's own inline example has: magic 1681511376, number of buckets (int32), then per
+bucket, from 0 up, its size (int32) and bitmap; integers in the byte order that the magic shows.
 """
 
 from __future__ import annotations
@@ -15,17 +17,20 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from storage.errors import CorruptError, FirnlineError, NotFoundError, UnsupportedError
+from storage.errors import CorruptError, NotFoundError, UnsupportedError
 from storage.stores import join
 from storage.tables.delta.paths import file_location
 from storage.tables.snapshot import LoadedDeletes
 
 if TYPE_CHECKING:
+    from pyroaring import BitMap64
+
     from storage.stores import Stores
 
 __all__ = ["DeletionVector", "DeltaDeletes", "decode_bitmap", "decode_z85"]
 
-_MAGIC = 1681511377
+_MAGIC = struct.pack("<i", 1681511377)
+_OLD_MAGICS = {struct.pack("<i", 1681511376): "<", struct.pack(">i", 1681511376): ">"}
 _Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 _Z85_VALUE = {character: value for value, character in enumerate(_Z85)}
 _UUID_CHARS = 20
@@ -119,16 +124,10 @@ async def _stored_data(stores: Stores, where: str, vector: DeletionVector) -> by
 
 def decode_bitmap(data: bytes, where: str, cardinality: int) -> np.ndarray:
     """Return the deleted row numbers, int64, sorted. Raises `CorruptError` naming ``where``."""
-    from pyroaring import BitMap64
-
-    magic = struct.unpack("<i", data[:4])[0] if len(data) >= 12 else None
-    if magic != _MAGIC:
-        raise CorruptError("a deletion vector has an unknown format", file=where, magic=magic)
+    if len(data) < 8 or not (data[:4] == _MAGIC or data[:4] in _OLD_MAGICS):
+        raise CorruptError("a deletion vector has an unknown format", file=where, magic=data[:4].hex())
     try:
-        _check_buckets(data, where)
-        bitmap = BitMap64.deserialize(data[4:])
-    except FirnlineError:
-        raise
+        bitmap = _portable(data) if data[:4] == _MAGIC else _old(data, _OLD_MAGICS[data[:4]])
     except Exception as error:  # noqa: BLE001 - pyroaring raises what it likes on damaged bytes
         raise CorruptError("a deletion vector does not decode", file=where, cause=str(error)) from None
     if len(bitmap) != cardinality:
@@ -140,11 +139,26 @@ def decode_bitmap(data: bytes, where: str, cardinality: int) -> np.ndarray:
     return np.array(bitmap.to_array(), dtype=np.int64)
 
 
-def _check_buckets(data: bytes, where: str) -> None:
-    """A bucket takes 12 bytes at least: refuse a count that the bytes cannot hold before anything is allocated."""
+def _portable(data: bytes) -> BitMap64:
+    from pyroaring import BitMap64
+
+    # A bucket takes 12 bytes at least: a count that the bytes cannot hold is refused before anything is allocated.
     (n_buckets,) = struct.unpack_from("<q", data, 4)
     if not 0 <= n_buckets <= (len(data) - 12) // 12 + 1:
-        raise CorruptError("a deletion vector has an impossible number of buckets", file=where, buckets=n_buckets)
+        raise ValueError("impossible number of buckets")
+    return BitMap64.deserialize(data[4:])
+
+
+def _old(data: bytes, order: str) -> BitMap64:
+    from pyroaring import BitMap64
+
+    (n_buckets,) = struct.unpack_from(f"{order}i", data, 4)
+    buckets, start = [], 8
+    for bucket in range(n_buckets):
+        (size,) = struct.unpack_from(f"{order}I", data, start)
+        buckets.append(struct.pack("<I", bucket) + data[start + 4 : start + 4 + size])
+        start += 4 + size
+    return BitMap64.deserialize(struct.pack("<q", len(buckets)) + b"".join(buckets))
 
 
 def decode_z85(text: str) -> bytes:

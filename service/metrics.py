@@ -1,0 +1,63 @@
+"""What ``/metrics`` shows, in a registry of each app's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+from service.executor import Load
+
+__all__ = ["METRICS_TYPE", "Metrics"]
+
+METRICS_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class _LoadCollector(Collector):
+    """Asks the executor for its load when it is scraped."""
+
+    def __init__(self, load: Callable[[], Load]) -> None:
+        self._load = load
+
+    def collect(self) -> Iterable[Metric]:
+        load = self._load()
+        yield GaugeMetricFamily("firnline_statements_running", "Statements that run now.", value=load.running)
+        yield GaugeMetricFamily("firnline_statements_queued", "Statements that wait for a worker.", value=load.queued)
+        yield GaugeMetricFamily("firnline_workers", "Worker processes that are ready or busy.", value=load.workers)
+        yield CounterMetricFamily("firnline_worker_restarts", "Workers that died or were killed.", value=load.restarts)
+
+
+class Metrics:
+    """Counts statements: how they ended, how long they took, what went out."""
+
+    def __init__(self, load: Callable[[], Load]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_LoadCollector(load))
+        self._statements = Counter(
+            "firnline_statements", "Statements, by outcome.", ["outcome"], registry=self._registry
+        )
+        self._seconds = Histogram(
+            "firnline_statement_seconds",
+            "From the request to the last byte of its answer.",
+            buckets=_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._rows = Counter("firnline_result_rows", "Rows sent to clients.", registry=self._registry)
+        self._bytes = Counter("firnline_result_bytes", "Result bytes sent to clients.", registry=self._registry)
+        self._scanned = Counter("firnline_scanned_bytes", "Bytes read from data files.", registry=self._registry)
+
+    def statement(self, outcome: str, seconds: float, *, rows: int, bytes_out: int, bytes_scanned: int) -> None:
+        """Count one statement; ``outcome`` is "succeeded" or the name of its error's class."""
+        self._statements.labels(outcome).inc()
+        self._seconds.observe(seconds)
+        self._rows.inc(rows)
+        self._bytes.inc(bytes_out)
+        self._scanned.inc(bytes_scanned)
+
+    def exposition(self) -> bytes:
+        """Return all values in Prometheus' text format."""
+        return generate_latest(self._registry)

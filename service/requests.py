@@ -1,0 +1,201 @@
+"""What a client may ask of ``POST /v1/sql``: the request body, read within its limit and checked member by member."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any, Literal, NoReturn
+
+from starlette.types import Receive, Scope
+
+from service.encode import CONTENT_TYPES, FORMATS
+from service.statement import Format, Limits
+from storage.errors import CancelledError, InvalidError, TooLargeError
+
+__all__ = ["SqlRequest", "accepted_format", "header", "parse_sql_request", "read_body"]
+
+_MEMBERS = ("sql", "params", "format", "timeout_ms", "max_rows", "idempotency_key", "mode")
+_MODES = ("sync", "async")
+_KEY_LENGTH_MAX = 255
+_NUMBER_MAX = 2**53
+_JSON_TYPES = ("application/json", "")
+
+
+class MediaTypeError(InvalidError):
+    """The body is of a type that nobody reads here; an `InvalidError` with a status of its own."""
+
+    http_status = 415
+
+
+@dataclass(frozen=True, slots=True)
+class SqlRequest:
+    """A checked request body."""
+
+    sql: str
+    params: list[Any] | dict[str, Any] | None = None
+    format: Format | None = None
+    timeout_ms: int | None = None
+    max_rows: int | None = None
+    idempotency_key: str | None = None
+    mode: Literal["sync", "async"] = "sync"
+
+    def limits(self, given: Limits) -> Limits:
+        """Return the server's limits, lowered to what the request asks; a request cannot raise them."""
+        return replace(
+            given,
+            timeout_ms=_lower(given.timeout_ms, self.timeout_ms),
+            result_rows_max=_lower(given.result_rows_max, self.max_rows),
+        )
+
+
+def _lower(limit: int, asked: int | None) -> int:
+    if asked is None:
+        return limit
+    return min(limit, asked) if limit else asked
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """Return a request header's value, or the empty string. ``name`` is lower case."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value.decode("latin-1"))
+    return ""
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """Return the request's body. Raises `TooLargeError` as soon as it is known to be longer than ``limit`` bytes."""
+    declared = header(scope, b"content-length")
+    if declared.isdigit() and int(declared) > limit:
+        _too_large(limit)
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise CancelledError("the client went away")
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            _too_large(limit)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _too_large(limit: int) -> NoReturn:
+    raise TooLargeError("the request body is too large; put data into a table, not into the statement", bytes_max=limit)
+
+
+def parse_sql_request(scope: Scope, body: bytes) -> SqlRequest:
+    """Return the checked request. Raises `InvalidError` naming the member that is wrong."""
+    content_type = header(scope, b"content-type").partition(";")[0].strip().lower()
+    if content_type not in _JSON_TYPES:
+        raise MediaTypeError("send the statement as application/json", content_type=content_type)
+    value = _parse_json(body)
+    if not isinstance(value, dict):
+        raise InvalidError('the body must be a JSON object such as {"sql": "SELECT 1"}', got=type(value).__name__)
+    for name in value:
+        if name not in _MEMBERS:
+            near = get_close_matches(name, _MEMBERS, 1)
+            hint = f'; did you mean "{near[0]}"?' if near else f"; there are {', '.join(_MEMBERS)}"
+            raise InvalidError(f"unknown member of the body{hint}", member=name[:80])
+    return SqlRequest(
+        sql=_sql(value.get("sql")),
+        params=_params(value.get("params")),
+        format=_choice(value, "format", FORMATS) or accepted_format(scope),
+        timeout_ms=_whole(value, "timeout_ms"),
+        max_rows=_whole(value, "max_rows"),
+        idempotency_key=_key(value.get("idempotency_key")),
+        mode=_choice(value, "mode", _MODES) or "sync",
+    )
+
+
+def _parse_json(body: bytes) -> Any:
+    try:
+        return json.loads(body, parse_constant=_no_constant)
+    except RecursionError:
+        raise InvalidError("the JSON of the body is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise InvalidError("the body is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise InvalidError(
+            f"the body is not JSON: {error.msg.lower()}", line=error.lineno, column=error.colno
+        ) from None
+    except ValueError as error:
+        raise InvalidError(f"the body is not JSON: {str(error)[:200]}") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _sql(value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidError('the body needs the member "sql", a string', got=type(value).__name__)
+    if not value.strip():
+        raise InvalidError('the member "sql" is empty; send a statement such as SELECT 1')
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidError('the member "sql" holds half of a surrogate pair') from None
+    return value
+
+
+def _params(value: Any) -> list[Any] | dict[str, Any] | None:
+    if value is None or isinstance(value, (list, dict)):
+        return value
+    raise InvalidError(
+        '"params" must be an array for $1, $2, … or an object for :name', member="params", got=type(value).__name__
+    )
+
+
+def _choice(value: Mapping[str, Any], name: str, choices: tuple[Any, ...]) -> Any:
+    found = value.get(name)
+    if found is not None and found not in choices:
+        raise InvalidError(f'"{name}" must be one of {", ".join(choices)}', member=name, got=str(found)[:80])
+    return found
+
+
+def _whole(value: Mapping[str, Any], name: str) -> int | None:
+    found = value.get(name)
+    if found is None:
+        return None
+    if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= _NUMBER_MAX:
+        raise InvalidError(f'"{name}" must be a whole number of at least 1', member=name, got=str(found)[:80])
+    return found
+
+
+def _key(value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and 0 < len(value) <= _KEY_LENGTH_MAX):
+        return value
+    raise InvalidError(
+        f'"idempotency_key" must be a string of 1 to {_KEY_LENGTH_MAX} characters', member="idempotency_key"
+    )
+
+
+_BY_TYPE: dict[str, Format] = {kind.partition(";")[0]: form for form, kind in CONTENT_TYPES.items()} | {
+    "application/vnd.apache.arrow.file": "arrow",
+    "application/x-ndjson": "ndjson",
+    "application/jsonl": "ndjson",
+    "application/parquet": "parquet",
+}
+
+
+def accepted_format(scope: Scope) -> Format | None:
+    """Return the first format of the Accept header, by its weights; None when it names none of ours."""
+    best: tuple[float, Format | None] = (0.0, None)
+    for part in header(scope, b"accept").split(","):
+        kind, *options = (piece.strip().lower() for piece in part.split(";"))
+        weight = next((_weight(option[2:]) for option in options if option.startswith("q=")), 1.0)
+        if kind in _BY_TYPE and weight > best[0]:
+            best = (weight, _BY_TYPE[kind])
+    return best[1]
+
+
+def _weight(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
