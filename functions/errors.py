@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from storage.errors import (
+    STATUS,
     CorruptError,
     FirnlineError,
     ForbiddenError,
@@ -17,6 +18,7 @@ from storage.errors import (
     SqlError,
     UnavailableError,
     UnsupportedError,
+    from_wire,
 )  # fmt: skip
 
 __all__ = ["ReadError", "is_panic", "translate"]
@@ -29,6 +31,9 @@ _NOISE = re.compile(
 _PLACE = re.compile(r" at Line: (\d+), Column: (\d+)")
 _TABLE = re.compile(r"table '([^']*)' not found")
 _FIELD = re.compile(r"No field named (.+?)\.(?: Did you mean '(.+?)'\?)?(?:\s+Valid fields are (.*?)\.?)?$", re.DOTALL)
+
+
+_OURS = re.compile(rf"\b({'|'.join(cls.__name__ for cls in STATUS)}): (.*)", re.DOTALL)
 
 
 class ReadError(CorruptError):
@@ -53,6 +58,8 @@ def translate(error: BaseException, sql: str = "", tables: Sequence[str] = ()) -
     if is_panic(error):
         return InternalError("the query engine panicked on this statement or its files", reason=_first_line(str(error)))
     text = str(error)
+    if found := _OURS.search(text):  # raised by the merge-on-read reader, below the engine
+        return from_wire({"error": found.group(1), "message": _first_line(found.group(2))})
     plain = _NOISE.sub("", text).strip()
     return _planning(text, plain, sql, tables) or _running(text, plain)
 
@@ -93,8 +100,6 @@ def _running(text: str, plain: str) -> FirnlineError:
         return UnavailableError("the object store did not answer", reason=_first_line(plain))
     if "Parquet error" in text or "ParquetError" in text or "Parquet argument error" in text or "EOF" in text:
         return ReadError("a data file cannot be decoded", reason=_first_line(plain))
-    if "merge-on-read" in text or "CorruptError" in text:
-        return ReadError(_first_line(plain.rpartition("CorruptError: ")[2] or plain))
     if re.search(r"Divide by zero|Cast error|Overflow|Invalid argument|cast|out of range|parse", text, re.IGNORECASE):
         return InvalidError(_lower(_first_line(plain)))
     return InvalidError(_lower(_first_line(plain))) if isinstance_execution(text) else InternalError(_first_line(plain))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,9 @@ import pyarrow.parquet as pq
 from storage.errors import CorruptError, UnsupportedError
 from storage.tables.project import has_field_ids, project_array, project_batch, source_of, with_mapped_ids
 from storage.tables.snapshot import EqualityDelete, LoadedDeletes, Snapshot
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 __all__ = ["BlobFile", "Fetch", "read_rows"]
 
@@ -48,6 +52,12 @@ class BlobFile(io.RawIOBase):
 
     def tell(self) -> int:
         return self._position
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
 
     def read(self, size: int = -1) -> bytes:
         limit = self._size if size < 0 else min(self._size, self._position + size)
