@@ -93,6 +93,8 @@ class FileSet:
     partitions : column name → array[n] of the logical type: the value that every row of the file has, which the file
         itself may lack (Delta partition columns, Iceberg identity partitions). A column is here only if it is known
         for *every* file of the set.
+    absent : column name → (array[n], bool[n] known), for columns that are not in ``partitions``: the value of the
+        column in those files that lack it, where known (Iceberg identity partitions, when only some files have them)
     stats : column name → statistics, or None; computed on first use and remembered by the implementation.
         Nested columns are not covered.
     deletes : file index → delete information; files that are not here have none
@@ -103,6 +105,7 @@ class FileSet:
     sizes: np.ndarray
     n_rows: np.ndarray
     partitions: Mapping[str, pa.Array] = field(default_factory=dict)
+    absent: Mapping[str, tuple[pa.Array, np.ndarray]] = field(default_factory=dict)
     stats: Callable[[str], ColumnStats | None] = lambda _name: None
     deletes: Mapping[int, Deletes] = field(default_factory=dict)
     formats: Mapping[int, Literal["orc", "avro"]] = field(default_factory=dict)

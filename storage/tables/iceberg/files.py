@@ -62,6 +62,7 @@ def file_set(
         sizes=_concatenated([manifest.sizes for manifest in with_data]),
         n_rows=_concatenated([manifest.n_rows for manifest in with_data]),
         partitions={name: array for name, array in values.items() if name in complete},
+        absent={name: (array, known[name]) for name, array in values.items() if name not in complete},
         stats=_Statistics(tuple(with_data), schema, uuid_columns),
         deletes=deletes,
         formats=_formats(with_data),
