@@ -73,7 +73,8 @@ def _field(table: str, field: Mapping[str, Any], mode: str) -> pa.Field:
         tags[FIELD_ID] = b"%d" % int(metadata[_MAPPED_ID])
     nested = (metadata.get(_NESTED_IDS) or {}) if mode != "none" else {}
     kind = _type(table, field["type"], mode, _Path(name, str(metadata.get(_MAPPED_NAME, name)), nested))
-    return pa.field(name, kind, nullable=bool(field.get("nullable", True)), metadata=tags or None)
+    nullable = bool(field.get("nullable", True)) or pa.types.is_null(kind)
+    return pa.field(name, kind, nullable=nullable, metadata=tags or None)
 
 
 class _Path:
