@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError as FutureCancelled
 from concurrent.futures import Future
+from concurrent.futures import wait as waiting
 from typing import Any, TypeVar
 
 from storage.errors import CancelledError, InvalidError
@@ -17,6 +18,7 @@ __all__ = ["BackgroundLoop"]
 
 T = TypeVar("T")
 _JOIN_S = 5.0
+_WAKE_S = 0.1
 
 
 class BackgroundLoop:
@@ -45,8 +47,14 @@ class BackgroundLoop:
 
 
 def wait(future: Future[T]) -> T:
-    """Return the future's result; an interrupt cancels it. Raises `CancelledError` when another thread did."""
+    """Return the future's result; an interrupt cancels it. Raises `CancelledError` when another thread did.
+
+    It wakes up now and then by itself: other libraries install a handler (Polars does) after which an interrupt no
+    longer ends a wait.
+    """
     try:
+        while not future.done():
+            waiting([future], _WAKE_S)
         return future.result()
     except FutureCancelled:
         raise CancelledError("the statement was cancelled") from None
