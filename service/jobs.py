@@ -1,8 +1,8 @@
 """Asynchronous statements: their state in the KV, their results as blobs, until they expire.
 
 * ``statements/<id>`` in the KV holds a statement's state as JSON with a version, without its SQL.
-* ``statements/<id>/<page>.arrow`` in the blobs holds a page of the result: an Arrow IPC stream of whole rows.
-* ``servers/<id>`` in the KV lives on a lease of the server that runs a statement: where it is gone, so is the statement.
+* ``<prefix>statements/<id>/<page>.arrow`` in the blobs holds a page of the result: an Arrow IPC stream of whole rows.
+* ``servers/<id>`` in the KV lives on a lease of the server that runs a statement: if it is gone, so is the statement.
 
 A page has at most `PAGE_ROWS` rows and about `PAGE_BYTES` bytes.
 """
@@ -10,7 +10,7 @@ A page has at most `PAGE_ROWS` rows and about `PAGE_BYTES` bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -82,9 +82,13 @@ class Job:
 
 
 class JobStore:
-    """Reads and writes jobs. Holds no state of its own."""
+    """Reads and writes jobs. Holds no state of its own.
 
-    def __init__(self, kv: KV, blobs: Blobs, clock: Clock) -> None:
+    prefix : of the blobs' keys; empty, or with a slash at its end
+    """
+
+    def __init__(self, kv: KV, blobs: Blobs, clock: Clock, prefix: str = "") -> None:
+        self._folder = prefix + _PREFIX
         self._kv = kv
         self._blobs = blobs
         self._clock = clock
@@ -116,7 +120,7 @@ class JobStore:
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
         data = sink.getvalue().to_pybytes()
-        key = f"{_PREFIX}{statement_id}/{number:06}.arrow"
+        key = f"{self._folder}{statement_id}/{number:06}.arrow"
         await self._blobs.put(key, data)
         return Page(key, table.num_rows, len(data))
 
@@ -138,7 +142,7 @@ class JobStore:
             job = _load(entry)
             if job.expires_ms > self._clock.now_ms():
                 continue
-            async for meta in self._blobs.list(f"{_PREFIX}{job.statement_id}/"):
+            async for meta in self._blobs.list(f"{self._folder}{job.statement_id}/"):
                 await self._blobs.delete(meta.key)
             n_swept += (await self._kv.txn({entry.key: entry.revision}, [Put(entry.key, None)])).succeeded
         return n_swept
@@ -169,7 +173,7 @@ class JobStore:
         return job, entry
 
 
-async def paged(batches: AsyncIterator[pa.RecordBatch], schema: pa.Schema) -> AsyncIterator[pa.Table]:
+async def paged(batches: AsyncIterator[pa.RecordBatch], schema: pa.Schema) -> AsyncGenerator[pa.Table, None]:
     """Cut a result into pages."""
     held: list[pa.RecordBatch] = []
     n_rows = n_bytes = 0

@@ -1,11 +1,11 @@
-"""Memory of a process, as Linux counts it."""
+"""Memory and CPU time of processes, as Linux counts them."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-__all__ = ["cpu_s", "rss_bytes"]
+__all__ = ["cpu_s", "machine_memory_bytes", "rss_bytes"]
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -27,3 +27,13 @@ def cpu_s(pid: int) -> float:
         return 0.0
     fields = stat.rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def machine_memory_bytes() -> int:
+    """Return how much memory there is: the machine's, or the control group's where that is less."""
+    machine = os.sysconf("SC_PHYS_PAGES") * _PAGE_BYTES
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return machine
+    return min(machine, int(text)) if text.isdigit() else machine

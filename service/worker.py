@@ -95,6 +95,7 @@ class _Worker:
 
     async def _fail(self, error: BaseException, *, broken: bool) -> None:
         if not isinstance(error, FirnlineError):
+            print(f"statement {self._statement_id} failed internally", file=sys.stderr)
             traceback.print_exception(error, file=sys.stderr)
             sys.stderr.flush()
         wire = describe_crash(error).to_wire() | {"broken": broken}

@@ -95,6 +95,18 @@ class ProcessRunner:
     async def ready(self) -> bool:
         return self._pool.n_workers > 0
 
+    async def wait_ready(self) -> None:
+        """Wait for the first worker. Raises why none could be started."""
+        while not self._pool.n_workers:
+            if self._pool.start_error is not None:
+                raise self._pool.start_error
+            await asyncio.sleep(_POLL_S)
+
+    def stop_all(self) -> None:
+        """Stop every statement; each fails with `UnavailableError`."""
+        for run in list(self._runs.values()):
+            self._fail(run, closing_error())
+
     async def close(self) -> None:
         """Kill every worker. Statements that run fail with `UnavailableError`."""
         for run in self._runs.values():

@@ -1,0 +1,232 @@
+"""The OpenAPI description of the HTTP interface, examples included. A test holds it to the routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from service.encode import CONTENT_TYPES, FORMATS
+from service.problems import PROBLEM_TYPE
+from storage.errors import STATUS
+
+__all__ = ["describe"]
+
+_ID = "5f2b6c0e9d3a4b7f8c1d2e3f4a5b6c7d"
+_RECEIPT = {
+    "statement_id": _ID,
+    "wall_ms": 3.1,
+    "cpu_ms": 2.9,
+    "rows": 1,
+    "files_total": 12,
+    "files_pruned": 11,
+    "files_scanned": 1,
+    "bytes_scanned": 48213,
+}
+_ANSWER = {
+    "statement_id": _ID,
+    "columns": [{"name": "city", "type": "string"}, {"name": "n", "type": "int64"}],
+    "rows": [["Bern", 42]],
+    "row_count": 1,
+    "receipt": _RECEIPT,
+}
+_PROBLEM = {
+    "type": "https://firnline.dev/errors/SqlError",
+    "title": "SqlError",
+    "status": 400,
+    "detail": "no such column line=1 column=8 nearest=city",
+    "statement_id": _ID,
+    "line": 1,
+    "column": 8,
+}
+_STATE = {
+    "statement_id": _ID,
+    "state": "running",
+    "mode": "async",
+    "created_ms": 1767225600000,
+    "expires_ms": 1767229200000,
+    "links": {"self": f"/v1/statements/{_ID}", "result": f"/v1/statements/{_ID}/result"},
+}
+
+
+def describe() -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Firnline",
+            "version": "1",
+            "description": "SQL over Parquet, Delta and Iceberg tables. Every error is an RFC 9457 problem document.",
+        },
+        "paths": _paths(),
+        "components": {
+            "schemas": _schemas(),
+            "responses": {"Problem": _body("An error.", "Problem", _PROBLEM, PROBLEM_TYPE)},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "firn_…"}},
+        },
+        "security": [{}, {"token": []}],
+    }
+
+
+def _paths() -> dict[str, Any]:
+    return {
+        "/v1/sql": {"post": _sql()},
+        "/v1/statements/{id}": {
+            "get": _operation("statementState", "State of a statement", _id(), _state("Its state.")),
+            "delete": _operation("cancelStatement", "Cancel a statement", _id(), _state("Its state now.")),
+        },
+        "/v1/statements/{id}/result": {
+            "get": _operation("statementResult", "A page of an asynchronous statement's result", _page(), _results())
+        },
+        "/v1/tables": {"get": _operation("listTables", "All tables", [], _any("The tables.", {"tables": []}))},
+        "/v1/tables/{name}": {
+            "get": _operation(
+                "describeTable",
+                "One table: schema, format, location, snapshot, files",
+                [_parameter("name", "path", "namespace.table", {"type": "string"}, "default.lineitem")],
+                _any("The table.", {"namespace": "default", "name": "lineitem", "format": "delta"}),
+            )
+        },
+        "/healthz": {"get": _open("healthz", "Whether the process answers", {"status": "ok"})},
+        "/readyz": {"get": _open("readyz", "Whether a statement would run", {"status": "ready"})},
+        "/metrics": {
+            "get": _operation(
+                "metrics",
+                "Prometheus metrics",
+                [],
+                {"200": {"description": "Text format 0.0.4.", "content": {"text/plain": {}}}},
+            )
+        },
+        "/openapi.json": {"get": _open("openapi", "This document", {})},
+    }
+
+
+def _sql() -> dict[str, Any]:
+    examples = {
+        "plain": {"value": {"sql": "SELECT city, count(*) AS n FROM trips GROUP BY city"}},
+        "positional": {"value": {"sql": "SELECT * FROM trips WHERE id = $1", "params": [42], "max_rows": 10}},
+        "named": {"value": {"sql": "SELECT * FROM trips WHERE city = :city", "params": {"city": "Bern"}}},
+        "asynchronous": {"value": {"sql": "SELECT * FROM trips", "mode": "async", "format": "arrow"}},
+    }
+    body = {"application/json": {"schema": _ref("SqlRequest"), "examples": examples}}
+    responses = _results() | {"202": _body("Accepted (mode async).", "Statement", _STATE)}
+    return _operation("runSql", "Run one statement", [], responses) | {
+        "requestBody": {"required": True, "content": body}
+    }
+
+
+def _operation(name: str, summary: str, parameters: list[Any], responses: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "operationId": name,
+        "summary": summary,
+        "responses": {**responses, "default": {"$ref": "#/components/responses/Problem"}},
+    }
+    return found | ({"parameters": parameters} if parameters else {})
+
+
+def _open(name: str, summary: str, example: Any) -> dict[str, Any]:
+    return _operation(name, summary, [], _any(summary + ".", example)) | {"security": []}
+
+
+def _any(description: str, example: Any) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"type": "object"}, "example": example}}
+    return {"200": {"description": description, "content": content}}
+
+
+def _state(description: str) -> dict[str, Any]:
+    return {"200": _body(description, "Statement", _STATE)}
+
+
+def _results() -> dict[str, Any]:
+    content: dict[str, Any] = {kind.partition(";")[0]: {} for kind in CONTENT_TYPES.values()}
+    content["application/json"] = {"schema": _ref("Result"), "example": _ANSWER}
+    content["application/x-ndjson"] = {"example": '{"city":"Bern","n":42}\n'}
+    content["text/csv"] = {"example": "city,n\r\nBern,42\r\n"}
+    headers = {"X-Statement-Id": {"schema": {"type": "string"}}, "X-Request-Id": {"schema": {"type": "string"}}}
+    return {"200": {"description": "The rows.", "headers": headers, "content": content}}
+
+
+def _body(description: str, schema: str, example: Any, kind: str = "application/json") -> dict[str, Any]:
+    return {"description": description, "content": {kind: {"schema": _ref(schema), "example": example}}}
+
+
+def _id() -> list[dict[str, Any]]:
+    return [_parameter("id", "path", "the statement's id", {"type": "string"}, _ID)]
+
+
+def _page() -> list[dict[str, Any]]:
+    return [
+        *_id(),
+        _parameter("page", "query", "from 0", {"type": "integer", "minimum": 0, "default": 0}, 0),
+        _parameter("format", "query", "else Accept, else as submitted", {"enum": list(FORMATS)}, "json"),
+    ]
+
+
+def _parameter(name: str, place: str, description: str, schema: Any, example: Any) -> dict[str, Any]:
+    found = {"name": name, "in": place, "description": description, "schema": schema, "example": example}
+    return found | ({"required": True} if place == "path" else {})
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _schemas() -> dict[str, Any]:
+    text, whole, anything = {"type": "string"}, {"type": "integer"}, {"type": "object"}
+    column = {"type": "object", "required": ["name", "type"], "properties": {"name": text, "type": text}}
+    return {
+        "SqlRequest": {
+            "type": "object",
+            "required": ["sql"],
+            "additionalProperties": False,
+            "properties": {
+                "sql": text,
+                "params": {"type": ["array", "object", "null"], "description": "for $1, $2, … or for :name"},
+                "format": {"enum": list(FORMATS), "description": "else the Accept header, else json"},
+                "timeout_ms": {"type": "integer", "minimum": 1, "description": "lowers the server's limit"},
+                "max_rows": {"type": "integer", "minimum": 1, "description": "a larger result is an error"},
+                "idempotency_key": {"type": "string", "minLength": 1, "maxLength": 255},
+                "mode": {"enum": ["sync", "async"], "default": "sync"},
+            },
+        },
+        "Result": {
+            "type": "object",
+            "required": ["statement_id", "columns", "rows", "row_count", "receipt"],
+            "properties": {
+                "statement_id": text,
+                "columns": {"type": "array", "items": column},
+                "rows": {"type": "array", "items": {"type": "array"}},
+                "row_count": whole,
+                "receipt": anything,
+                "error": _ref("Problem"),
+            },
+        },
+        "Statement": {
+            "type": "object",
+            "required": ["statement_id", "state"],
+            "properties": {
+                "statement_id": text,
+                "state": {"enum": ["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]},
+                "created_ms": whole,
+                "finished_ms": whole,
+                "expires_ms": whole,
+                "row_count": whole,
+                "pages": whole,
+                "links": anything,
+                "result": {"type": "array", "items": anything},
+                "receipt": anything,
+                "error": _ref("Problem"),
+            },
+        },
+        "Problem": {
+            "type": "object",
+            "required": ["type", "title", "status", "detail"],
+            "properties": {
+                "type": text,
+                "title": {"enum": sorted(cls.__name__ for cls in STATUS)},
+                "status": whole,
+                "detail": text,
+                "statement_id": text,
+                "line": whole,
+                "column": whole,
+            },
+        },
+    }

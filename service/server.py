@@ -1,0 +1,132 @@
+"""`serve`: the HTTP service on an address of this machine, from its settings to its last statement.
+
+Binds to loopback by default. Any other address asks for API tokens: every request must then carry one.
+At SIGTERM or SIGINT it takes no more requests, gives those that run ``drain_s`` to end, and stops the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from ipaddress import ip_address
+
+from catalog.kv import KV
+from service.app import AppComponents, AppSettings, create_app
+from service.auth import Caller, VerifyToken
+from service.catalog_view import EngineCatalog
+from service.components import open_engine
+from service.http_server import bound, serve_app
+from service.logs import configure_logs
+from service.memory import machine_memory_bytes
+from service.pool import WorkerSettings
+from service.settings import EngineSettings
+from service.workers import ProcessRunner
+from storage.clock import Clock, SystemClock
+from storage.errors import ForbiddenError
+from storage.stores import join, normalize
+
+__all__ = ["ServeSettings", "is_loopback", "serve"]
+
+_MEMORY_SHARE = 0.7
+_RESULTS_FOLDER = "_firnline"
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """Everything `serve` is told.
+
+    port : 0 takes a free one
+    require_tokens : also on loopback
+    drain_s : how long running statements may go on after SIGTERM
+    """
+
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    host: str = "127.0.0.1"
+    port: int = 8080
+    require_tokens: bool = False
+    drain_s: float = 10.0
+    log_level: str = "info"
+    app: AppSettings = field(default_factory=AppSettings)
+    workers: WorkerSettings = field(default_factory=WorkerSettings)
+
+
+def serve(settings: ServeSettings) -> None:
+    """Serve until a signal ends it; print ``listening on http://…`` once a statement would run.
+
+    Raises `ForbiddenError` for an address that others can reach when there are no tokens, `InvalidError` for one that
+    cannot be bound, and what opening the lake raises.
+    """
+    configure_logs(settings.log_level)
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: ServeSettings) -> None:
+    clock = SystemClock()
+    async with _components(settings, clock) as (components, runner):
+        with bound(settings.host, settings.port) as listener:
+            app = create_app(components, settings.app)
+            await serve_app(app, runner, listener, drain_s=settings.drain_s, announce=_announce)
+
+
+@asynccontextmanager
+async def _components(settings: ServeSettings, clock: Clock) -> AsyncIterator[tuple[AppComponents, ProcessRunner]]:
+    async with open_engine(settings.engine, clock) as engine:
+        verify = await _verifier(settings, engine.kv, clock)
+        open_runner = partial(open_engine, settings.engine)
+        async with ProcessRunner(open_runner, clock, _workers(settings.workers)) as runner:
+            await runner.wait_ready()
+            folder = join(normalize(settings.engine.lake), _RESULTS_FOLDER)
+            blobs, prefix = engine.stores.resolve(folder)
+            yield (
+                AppComponents(
+                    executor=runner,
+                    catalog=EngineCatalog(engine),
+                    kv=engine.kv,
+                    blobs=blobs,
+                    clock=clock,
+                    verify=verify,
+                    results_prefix=prefix + "/",
+                ),
+                runner,
+            )
+
+
+def _workers(settings: WorkerSettings) -> WorkerSettings:
+    if settings.worker_memory_bytes:
+        return settings
+    return replace(settings, worker_memory_bytes=int(machine_memory_bytes() * _MEMORY_SHARE))
+
+
+async def _verifier(settings: ServeSettings, kv: KV, clock: Clock) -> VerifyToken | None:
+    """Return how tokens are checked; None where nobody needs one."""
+    if is_loopback(settings.host) and not settings.require_tokens:
+        return None
+    from catalog.tokens import list_tokens, verify_token
+
+    if not await list_tokens(kv):
+        raise ForbiddenError(
+            "this server would need API tokens and the lake has none; create one with firn token create --role admin, "
+            "or bind to 127.0.0.1",
+            host=settings.host,
+        )
+
+    async def verify(presented: str) -> Caller:
+        token = await verify_token(kv, clock, presented)
+        return Caller(token.role, token.id)
+
+    return verify
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _announce(url: str) -> None:
+    print(f"listening on {url}", flush=True)
