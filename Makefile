@@ -1,0 +1,74 @@
+# Every target installs what it needs: uv into .tools/, Python packages into .venv/, and, where said, Debian packages
+# (as root). `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+UV := .tools/bin/uv
+RUN := $(UV) run --no-sync
+export UV_PYTHON_DOWNLOADS := never
+export UV_PYTHON_PREFERENCE := only-system
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(UV):
+	$(PYTHON) -m venv .tools
+	.tools/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
+
+.venv/.synced: $(UV) pyproject.toml uv.lock
+	$(UV) sync --frozen --quiet --all-extras --group dev
+	@touch $@
+
+.PHONY: setup
+setup: .venv/.synced ## Install uv and every Python package, as uv.lock pins them
+
+.PHONY: demo
+demo: setup ## Make a lake of real sample data, query Parquet, Delta and Iceberg, say how to go on
+	$(RUN) firn --lake ./demo-lake demo
+
+.PHONY: serve
+serve: setup ## Serve the demo lake on http://127.0.0.1:8080
+	$(RUN) firn --lake ./demo-lake serve
+
+.PHONY: test
+test: setup ## Run the tests that need no server of Debian's
+	$(RUN) pytest -q -n 2 --dist loadfile -m "not e2e"
+
+.PHONY: e2e
+e2e: setup etcd ## Run the tests against a real etcd (installed with apt-get, as root) and a real S3 API
+	$(RUN) pytest -q -m e2e
+
+.PHONY: etcd
+etcd:
+	@command -v etcd >/dev/null || { echo "installing etcd-server with apt-get"; apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq etcd-server >/dev/null; }
+
+.PHONY: check
+check: setup ## Format, lint, types, layers
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+	$(RUN) lint-imports
+
+.PHONY: format
+format: setup ## Format and fix what can be fixed
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+.venv/.bench: .venv/.synced
+	$(UV) sync --frozen --quiet --all-extras --group dev --group bench
+	@touch $@
+
+.PHONY: bench
+bench: bench-query ## Run every benchmark
+
+.PHONY: bench-query
+bench-query: .venv/.bench ## Queries beside DataFusion, DuckDB, chDB and Polars; writes docs/benchmarks.md
+	$(RUN) python -m benchmarks.query
+
+.PHONY: clean
+clean: ## Remove what the targets made, except the lakes
+	rm -rf .venv .tools build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
