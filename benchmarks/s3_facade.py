@@ -35,7 +35,8 @@ from storage.errors import ConflictError, FirnlineError
 __all__ = ["Fault", "S3Facade", "serve"]
 
 Fault = Callable[[Request], str | None]
-"""Asked for every request: None, "drop_before", "drop_after", "error_before", "error_after" or "slow_down"."""
+"""Asked about every request: None to answer it; "drop before" or "drop after" to close the connection before or after
+it took effect; "after 500 InternalError" or "503 SlowDown", say, to answer that after or instead of doing it."""
 
 
 class S3Facade:
@@ -57,16 +58,15 @@ class S3Facade:
         if request.path == "/_reset":
             self.counts.clear()
             return Response(200)
-        fault = self.fault(request) if self.fault is not None else None
-        if fault == "drop_before":
+        fault = (self.fault(request) if self.fault is not None else None) or ""
+        when, _, error = fault.partition(" ") if fault.startswith(("drop", "after")) else ("before", "", fault)
+        if fault == "drop before":
             return None
-        if fault == "error_before":
-            return xml_error(500, "InternalError")
-        response = xml_error(503, "SlowDown") if fault == "slow_down" else self._answer(request)
+        response = _error(error) if fault and when == "before" else self._answer(request)
         self._count(request, response)
-        if fault == "drop_after":
+        if fault == "drop after":
             return None
-        return xml_error(500, "InternalError") if fault == "error_after" else response
+        return _error(error) if when == "after" else response
 
     def _count(self, request: Request, response: Response) -> None:
         bucket_only = request.path.rstrip("/").count("/") < 2
@@ -161,6 +161,11 @@ class S3Facade:
             if (unwanted := request.headers.get("if-none-match")) is not None and unwanted.strip('"') in ("*", etag):
                 return Response(304, headers=headers)
             return _respond(request, headers, file.fileno(), status.st_size)
+
+
+def _error(fault: str) -> Response:
+    status, _, code = fault.partition(" ")
+    return xml_error(int(status), code)
 
 
 def _respond(request: Request, headers: dict[str, str], descriptor: int, size: int) -> Response:

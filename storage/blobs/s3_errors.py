@@ -1,7 +1,8 @@
 """What an obstore exception means for the call that raised it.
 
 obstore tells a failed request's HTTP status and body, and whether a connection stood, only in its message. They are
-read from the part that follows ``Debug source:``, where keys and bodies are quoted and cannot pass for something else.
+read from the part that follows ``Debug source:``, with its line breaks: keys and bodies are quoted there, and a line
+break in them is escaped, so they cannot pass for something else.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ Kind = Literal["rejected", "absent", "condition", "range", "not_done", "unknown"
 """rejected: will fail again · absent: no such key · condition: it did not hold · range: past the end ·
 not_done: definitely did not happen, may be retried · unknown: may have happened"""
 
-_STATUS = re.compile(r"inner: Status \{\s+status: (\d{3}),")
+_STATUS = re.compile(r"\n\s+inner: Status \{\n\s+status: (\d{3}),")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-_HTTP_KIND = re.compile(r"inner: Http\(\s+HttpError \{\s+kind: (\w+),")
+_HTTP_KIND = re.compile(r"\n\s+inner: Http\(\n\s+HttpError \{\n\s+kind: (\w+),")
+_BARE_REDIRECT = re.compile(r"\n\s+inner: BareRedirect")
 
 _BUSY_CODES = {
     "SlowDown",
@@ -66,12 +68,12 @@ class Failure:
 
 def classify(error: Exception, target: Target, credentials_failure: FirnlineError | None = None) -> Failure:
     """Say what ``error`` means. An error that is not understood is `IndeterminateError`."""
-    debug = str(error).rpartition("Debug source:\n")[2]
+    debug = str(error).rpartition("\n\nDebug source:\n")[2]
     status = _STATUS.search(debug)
     if status is not None:
         code = _CODE.search(debug, status.end())
         return _by_status(int(status[1]), code[1] if code else None, target)
-    if "BareRedirect" in debug:
+    if _BARE_REDIRECT.search(debug):
         return Failure("rejected", _wrong_region(target, None))
     http = _HTTP_KIND.search(debug)
     if http is not None:
