@@ -149,6 +149,17 @@ class IcebergBuilder:
         return f"file://{path}"
 
 
+def document_of(location: str) -> dict[str, Any]:
+    """The JSON of a metadata file."""
+    document: dict[str, Any] = json.loads(Path(location.removeprefix("file://")).read_text())
+    return document
+
+
+def rewrite(location: str, document: dict[str, Any]) -> None:
+    """Put other JSON in a metadata file's place."""
+    Path(location.removeprefix("file://")).write_text(json.dumps(document))
+
+
 def vector_blob(positions: Sequence[int]) -> bytes:
     """A ``deletion-vector-v1`` blob."""
     body = b"\xd1\xd3\x39\x64" + BitMap64(positions).serialize()
