@@ -28,10 +28,12 @@ async def load_folder(folder: Path, at: At = At(), known: Snapshot | None = None
     return await load(local_stores(), f"file://{folder}", at, known)
 
 
-async def read_rows(stores: Stores, snapshot: Snapshot) -> pa.Table:
-    """Return the live rows of every file, in the logical schema."""
+async def read_rows(stores: Stores, snapshot: Snapshot, *, only: int | None = None) -> pa.Table:
+    """Return the live rows of every file (or of file ``only``), in the logical schema."""
     tables = [snapshot.schema.empty_table()]
     for index, location in enumerate(snapshot.files.paths):
+        if only not in (None, index):
+            continue
         stored = pq.read_table(io.BytesIO(await stores.get(location)), partitioning=None)
         known_rows = snapshot.files.n_rows[index]
         assert known_rows in (-1, stored.num_rows)

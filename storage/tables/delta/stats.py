@@ -169,6 +169,8 @@ def _bounds(values: list[Any], kind: pa.DataType) -> pa.Array:
         values = [_decimal(value) for value in values]
     elif pa.types.is_floating(kind):
         values = [None if value is None else _float(value) for value in values]
+    elif pa.types.is_integer(kind):  # Arrow would cut a fraction off
+        values = [value if isinstance(value, int) and not isinstance(value, bool) else None for value in values]
     try:
         return pa.array(values, kind)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
@@ -260,8 +262,8 @@ def _concat(parts: Sequence[RawColumn]) -> RawColumn:
 def widen(raw: RawColumn, kind: pa.DataType, stats: FileStats) -> RawColumn:
     """Return ``raw``, a column of ``stats``, as ``kind`` (its logical type), with bounds that hold for every value.
 
-    Timestamps are stored cut to milliseconds; a NaN bound is no bound; 0.0 and -0.0 are one value. Where bounds are
-    not tight, a null count that is neither 0 nor all rows means nothing.
+    Timestamps are stored cut to milliseconds; a NaN bound is no bound; 0.0 and -0.0 are one value; a double may have
+    been a float. Where bounds are not tight, a null count that is neither 0 nor all rows means nothing.
     """
     minimum = _cast_or_null(raw.minimum, kind, len(stats.n_rows))
     maximum = _cast_or_null(raw.maximum, kind, len(stats.n_rows))
@@ -269,7 +271,7 @@ def widen(raw: RawColumn, kind: pa.DataType, stats: FileStats) -> RawColumn:
     if pa.types.is_timestamp(kind):
         minimum, maximum = _widen_timestamps(minimum, maximum)
     elif pa.types.is_floating(kind):
-        minimum, maximum = _widen_floats(minimum, -0.0), _widen_floats(maximum, 0.0)
+        minimum, maximum = _widen_floats(minimum, maximum)
     if stats.tight is not None:
         known = pc.or_(pc.equal(nulls, 0), pc.equal(nulls, pa.array(stats.n_rows)))
         nulls = pc.if_else(pc.or_(pa.array(stats.tight), known), nulls, pa.scalar(None, pa.int64()))
@@ -283,7 +285,16 @@ def _widen_timestamps(minimum: pa.Array, maximum: pa.Array) -> tuple[pa.Array, p
     return low.cast(minimum.type), pc.add(high, 999).cast(maximum.type)
 
 
-def _widen_floats(bound: pa.Array, zero: float) -> pa.Array:
-    nothing = pa.scalar(None, bound.type)
-    bound = pc.if_else(pc.is_nan(bound), nothing, bound)
+def _widen_floats(minimum: pa.Array, maximum: pa.Array) -> tuple[pa.Array, pa.Array]:
+    minimum, maximum = _number_or_null(minimum, -0.0), _number_or_null(maximum, 0.0)
+    if not pa.types.is_float64(minimum.type):
+        return minimum, maximum
+    # A bound "3.4" of a file that was written before its column was widened stands for float32(3.4), which as a
+    # double is 3.4000000953674316: widened by that rounding it holds for files of either type.
+    low, high = (bound.cast(pa.float32(), safe=False).cast(pa.float64()) for bound in (minimum, maximum))
+    return pc.min_element_wise(minimum, low), pc.max_element_wise(maximum, high)
+
+
+def _number_or_null(bound: pa.Array, zero: float) -> pa.Array:
+    bound = pc.if_else(pc.is_nan(bound), pa.scalar(None, bound.type), bound)
     return pc.if_else(pc.equal(bound, 0.0), pa.scalar(zero, bound.type), bound)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pytest
 
@@ -62,3 +63,28 @@ async def test_every_version_of_a_table_reads_right(case: dict[str, Any], golden
 async def test_a_table_that_cannot_be_read_right_is_refused(case: dict[str, Any], golden_dir: Path) -> None:
     with pytest.raises(FirnlineError):
         await rows_of(golden_dir / "delta" / case["id"])
+
+
+WRONG_STATISTICS = {"deltars__issue_1374"}
+"""Tables whose log claims what does not hold: its second file has the statistics of its first."""
+
+
+@pytest.mark.parametrize(
+    "case", [one for one in cases("parquet", "consensus", "dat") if one.values[0]["id"] not in WRONG_STATISTICS]
+)
+async def test_statistics_never_exclude_a_row(case: dict[str, Any], golden_dir: Path) -> None:
+    snapshot = await load_folder(golden_dir / "delta" / case["id"] / "delta")
+    for index in range(len(snapshot.files)):
+        rows = await read_rows(local_stores(), snapshot, only=index)
+        for name in snapshot.schema.names:
+            if stats := snapshot.files.stats(name):
+                assert_within(rows.column(name), stats.minimum[index], stats.maximum[index], stats.null_count[index])
+
+
+def assert_within(values: pa.ChunkedArray, low: pa.Scalar, high: pa.Scalar, nulls: pa.Scalar) -> None:
+    if low.is_valid:
+        assert pc.all(pc.greater_equal(values, low)).as_py() is not False
+    if high.is_valid:
+        assert pc.all(pc.less_equal(values, high)).as_py() is not False
+    if nulls.is_valid:
+        assert nulls.as_py() > 0 or values.null_count == 0
