@@ -8,6 +8,7 @@ next member. A member whose connection was never ready has been sent nothing, so
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -31,9 +32,12 @@ _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # etcd closes connections that ping more often than every 5 s.
-    ("grpc.keepalive_time_ms", 10_000),
+    # A member that is frozen or cut off ends its streams after 6 to 9 s. etcd closes connections that ping more often
+    # than every 5 s. Without the last two, grpc waits 60 s for a ping's answer and stops pinging an idle watch.
+    ("grpc.keepalive_time_ms", 6_000),
     ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 3_000),
+    ("grpc.http2.max_pings_without_data", 0),
 )
 
 _PAUSE_MAX_S = 0.4
@@ -41,9 +45,9 @@ _PAUSE_MAX_S = 0.4
 
 @dataclass(frozen=True, slots=True)
 class EtcdOptions:
-    """How to reach a cluster.
+    """How to reach a cluster, and where in it the catalog is.
 
-    namespace : keys are kept under ``{namespace}/`` and ``{namespace}!``
+    namespace : letters, digits and ``._-``; keys are kept under ``{namespace}/`` and ``{namespace}!txn/``
     ca_file, cert_file, key_file : PEM files; a CA turns TLS on, a certificate and its key make it mutual
     user, password : etcd's own users; leave both out when a certificate's CN is the user
     try_timeout_ms : of the first try; doubled whenever a try runs out of time
@@ -59,6 +63,12 @@ class EtcdOptions:
     password: str | None = field(default=None, repr=False)
     try_timeout_ms: int = 500
     deadline_ms: int = 8_000
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]{1,64}", self.namespace, re.ASCII):
+            raise InvalidError(
+                "an etcd namespace is 1 to 64 letters, digits, '.', '_' or '-'", namespace=self.namespace
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +130,7 @@ class Members:
         self._members: list[Member] = []
         self._turn = 0
         self._token: str | None = None
+        self._closed = False
 
     @property
     def try_timeout_s(self) -> float:
@@ -128,6 +139,8 @@ class Members:
 
     def current(self) -> Member:
         """Return the member that answered last, or the next one after `move_on`."""
+        if self._closed:
+            raise InvalidError("this catalog connection is closed")
         if not self._members:
             self._members = [Member(endpoint, _channel(endpoint, self._options)) for endpoint in self._endpoints]
         return self._members[self._turn % len(self._members)]
@@ -165,7 +178,8 @@ class Members:
         return await self._call(send, authenticated=True, repeatable=repeatable)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; what is under way ends with an error."""
+        self._closed = True
         members, self._members = self._members, []
         for member in members:
             await member.close()

@@ -68,6 +68,11 @@ async def _responses(members: Members, start: bytes, limit: bytes, cursor: int) 
         members.move_on(member)
         if isinstance(error, grpc.aio.AioRpcError):
             raise
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody cancelled this task: the channel was closed under the stream.
     finally:
         stream.cancel()
 

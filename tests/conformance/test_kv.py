@@ -32,13 +32,13 @@ class Backend:
     openers : given a fresh folder (and a server), yields a function that opens the same map once more
     lease_ttl_s : the shortest lease that the backend does not round up
     other_handles : None, or why a second handle does not see the first one's map
-    forgets : writes after which the oldest change is no longer held, or 0: ask the server
+    forgets : makes the map forget the changes so far
     """
 
     openers: Callable[[Path, pytest.FixtureRequest], AbstractAsyncContextManager[Opener]]
+    forgets: Callable[[KV, pytest.FixtureRequest], Awaitable[None]]
     lease_ttl_s: float = 0.3
     other_handles: str | None = None
-    forgets: Callable[[KV, pytest.FixtureRequest], Awaitable[None]] | None = None
 
 
 @asynccontextmanager
@@ -149,7 +149,7 @@ async def take(kv: KV, prefix: str, start_revision: int, n: int, timeout_s: floa
 async def gone(kv: KV, key: str, within_s: float) -> bool:
     with suppress(TimeoutError):
         async with asyncio.timeout(within_s):
-            while await kv.get(key) is not None:
+            while await kv.get(key) is not None:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
             return True
     return False
@@ -339,7 +339,7 @@ async def test_a_value_at_the_limit_is_kept(kv: KV) -> None:
 
 
 async def test_a_value_past_the_limit_is_refused_with_its_key_and_size(kv: KV) -> None:
-    with pytest.raises(InvalidError, match="the value is too large.*key=big.*bytes=1048577"):
+    with pytest.raises(InvalidError, match=r"the value is too large.*key=big.*bytes=1048577"):
         await kv.txn({}, [Put("big", b"x" * (VALUE_BYTES_MAX + 1))])
     assert await kv.get("big") is None
 
@@ -470,7 +470,6 @@ async def test_two_watches_see_the_same_changes(two: tuple[KV, KV]) -> None:
 async def test_a_watch_from_a_revision_no_longer_held_is_not_found(
     kv: KV, backend: Backend, request: pytest.FixtureRequest
 ) -> None:
-    assert backend.forgets is not None
     start = await put(kv, "a", b"1")
     await put(kv, "a", b"2")
     await backend.forgets(kv, request)

@@ -103,7 +103,7 @@ class EtcdServer:
             status = rpc.MaintenanceStub(channel).Status(rpc.StatusRequest(), timeout=10)
         return bool(status.leader == status.header.member_id)
 
-    def keys(self) -> list[bytes]:
+    def stored_keys(self) -> list[bytes]:
         """Every key in the server, whoever put it there."""
         rpc = load_etcdrpc()
         with grpc.insecure_channel(self.endpoint, [("grpc.enable_http_proxy", 0)]) as channel:
