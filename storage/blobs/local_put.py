@@ -14,12 +14,12 @@ from pathlib import Path
 from storage.blobs import BlobMeta
 from storage.blobs.local_files import etag_of, folder_lock, meta_of, sync_folder, temporary_name
 from storage.clock import Clock
-from storage.errors import ConflictError, IndeterminateError
+from storage.errors import ConflictError, FirnlineError, IndeterminateError, UnavailableError
 
 __all__ = ["Condition", "put_file"]
 
-_DID_NOT_HAPPEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.ENOENT}
-_DID_NOT_HAPPEN |= {errno.EISDIR, errno.ENOTDIR, errno.EXDEV, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP}
+_DISK_FAILURES = {errno.EIO, errno.EFBIG, errno.ESTALE, errno.ETIMEDOUT, None}
+_MAYBE = "the file may have its name, and may not be durable; read it back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ def put_file(key: str, path: Path, data: bytes, condition: Condition, clock: Clo
     temporary = path.parent / temporary_name(clock.new_id())
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        _write(descriptor, data, _fresh_mtime_ns(clock))
-        with _nothing_or_unknown(key):
-            _name(key, temporary, path, descriptor, condition)
-        with _unknown(key):
+        with _disk_failures(UnavailableError, "the disk did not take the bytes", key):
+            _write(descriptor, data, _fresh_mtime_ns(clock))
+        _name(key, temporary, path, descriptor, condition)
+        with _all_failures(IndeterminateError, _MAYBE, key):
             # The status is our own file's, even if another put has replaced it by now.
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -85,7 +85,8 @@ def _name(key: str, temporary: Path, path: Path, descriptor: int, condition: Con
     """Give the temporary file its name, if the condition holds."""
     if condition.if_absent:
         try:
-            os.link(temporary, path)
+            with _disk_failures(IndeterminateError, _MAYBE, key):
+                os.link(temporary, path)
         except FileExistsError:
             _check(key, path, condition)
             raise ConflictError("the blob exists already", key=key) from None
@@ -94,7 +95,8 @@ def _name(key: str, temporary: Path, path: Path, descriptor: int, condition: Con
         old = _check(key, path, condition)
         if old is not None and os.fstat(descriptor).st_mtime_ns <= old.st_mtime_ns:
             os.utime(descriptor, ns=(old.st_mtime_ns + 1, old.st_mtime_ns + 1))
-        temporary.replace(path)
+        with _disk_failures(IndeterminateError, _MAYBE, key):
+            temporary.replace(path)
 
 
 def _check(key: str, path: Path, condition: Condition) -> os.stat_result | None:
@@ -113,24 +115,22 @@ def _check(key: str, path: Path, condition: Condition) -> os.stat_result | None:
 
 
 @contextmanager
-def _nothing_or_unknown(key: str) -> Iterator[None]:
-    """Let pass the errors that say the name was not given; turn the others into `IndeterminateError`."""
+def _all_failures(meaning: type[FirnlineError], message: str, key: str) -> Iterator[None]:
+    """Turn every `OSError` into ``meaning``."""
     try:
         yield
     except OSError as error:
-        if error.errno in _DID_NOT_HAPPEN:
-            raise
-        raise _indeterminate(key, error) from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise meaning(message, key=key, reason=reason) from error
 
 
 @contextmanager
-def _unknown(key: str) -> Iterator[None]:
+def _disk_failures(meaning: type[FirnlineError], message: str, key: str) -> Iterator[None]:
+    """Turn a failure of the disk into ``meaning``; any other `OSError` is a refusal, so nothing happened."""
     try:
         yield
     except OSError as error:
-        raise _indeterminate(key, error) from error
-
-
-def _indeterminate(key: str, error: OSError) -> IndeterminateError:
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return IndeterminateError("the file was named, but it may not be durable; read it back", key=key, reason=reason)
+        if error.errno not in _DISK_FAILURES:
+            raise
+        with _all_failures(meaning, message, key):
+            raise
