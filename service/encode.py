@@ -119,15 +119,14 @@ async def _coalesced(pieces: AsyncGenerator[Piece, None]) -> AsyncIterator[Chunk
 
 
 def _chunks(pieces: list[Chunk], size: int) -> Iterator[Chunk]:
-    if len(pieces) > 1 and size <= 2 * _CHUNK_BYTES:
-        pieces = [b"".join(pieces)]
-    for piece in pieces:
-        if len(piece) <= 2 * _CHUNK_BYTES:
-            yield piece
-            continue
-        view = memoryview(piece)
-        for start in range(0, len(view), _CHUNK_BYTES):
-            yield view[start : start + _CHUNK_BYTES]
+    whole = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    if size <= 2 * _CHUNK_BYTES:
+        yield whole
+        return
+    view = memoryview(whole)
+    step = -(-size // (size // _CHUNK_BYTES))
+    for start in range(0, size, step):
+        yield view[start : start + step]
 
 
 def _dump(value: Any) -> bytes:
