@@ -13,26 +13,25 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import fields
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pyarrow as pa
 
+from firnline.problem import error_of
 from firnline.settings import is_loopback
 from firnline.transport import Answer, Params
 from firnline.wire_params import to_wire
 from service.statement import Receipt
 from storage.clock import Clock
 from storage.errors import (
-    STATUS,
+    CancelledError,
     CorruptError,
     FirnlineError,
     IndeterminateError,
-    InternalError,
     InvalidError,
     UnavailableError,
-    from_wire,
 )
 
 __all__ = ["HttpTransport", "is_url"]
@@ -41,7 +40,6 @@ _ATTEMPTS_MAX = 4
 _PAUSE_MS, _PAUSE_MS_MAX = 100, 5_000
 _CONNECT_TIMEOUT_S = 10.0
 _ARROW = "application/vnd.apache.arrow.stream"
-_CLASSES = {cls.__name__ for cls in STATUS}
 
 
 def is_url(lake: str) -> bool:
@@ -67,14 +65,14 @@ class HttpTransport:
             base_url=self._url,
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),
-            trust_env=False,
+            trust_env=not is_loopback(parts.hostname),  # proxies and certificates, for hosts that need them
         )
 
     def run(self, sql: str, params: Params, *, timeout_ms: int | None, max_rows: int | None) -> Answer:
         """Start a statement and return once its schema has come. Raises the error that the server names."""
         body: dict[str, Any] = {"sql": sql, "format": "arrow"}
-        body |= {"timeout_ms": timeout_ms} if timeout_ms is not None else {}
-        body |= {"max_rows": max_rows} if max_rows is not None else {}
+        body |= {"timeout_ms": timeout_ms} if timeout_ms else {}
+        body |= {"max_rows": max_rows} if max_rows else {}
         if params is not None:
             body["params"] = to_wire(params)
         return _HttpAnswer(self, self._retried(json.dumps(body, allow_nan=False).encode()))
@@ -86,7 +84,7 @@ class HttpTransport:
         except httpx.HTTPError as error:
             raise self._unreached(error) from None
         if response.is_error:
-            raise_problem(response)
+            raise _error(response)
         return response.json()
 
     def close(self) -> None:
@@ -119,7 +117,7 @@ class HttpTransport:
             raise InvalidError("the connection is closed", url=self._url) from error
         if response.is_error:
             with closing(response):
-                raise_problem(response)
+                raise _error(response)
         return response
 
     def _unreached(self, error: httpx.HTTPError) -> FirnlineError:
@@ -130,38 +128,13 @@ class HttpTransport:
         return IndeterminateError(f"the connection broke before the answer came: {error}", url=self._url)
 
 
-def raise_problem(response: httpx.Response) -> NoReturn:
-    """Raise the exception that an error answer stands for."""
-    with suppress(httpx.HTTPError):
+def _error(response: httpx.Response) -> FirnlineError:
+    """Return the exception that an error answer stands for."""
+    problem: Any = None
+    with suppress(httpx.HTTPError, ValueError):
         response.read()
-    with suppress(ValueError, httpx.ResponseNotRead):
         problem = response.json()
-        if isinstance(problem, dict) and problem.get("title") in _CLASSES:
-            raise from_wire(
-                {"error": problem["title"], "message": _message(problem), "facts": _facts(response, problem)}
-            )
-    raise _by_status(response)
-
-
-def _message(problem: dict[str, Any]) -> str:
-    return str(problem.get("detail") or problem["title"])
-
-
-def _facts(response: httpx.Response, problem: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts that the detail text does not hold already."""
-    detail = _message(problem)
-    facts = {name: problem[name] for name in ("line", "column", "statement_id") if problem.get(name) is not None}
-    if "Retry-After" in response.headers:
-        facts["retry_after_s"] = response.headers["Retry-After"]
-    return {name: value for name, value in facts.items() if f"{name}=" not in detail or name in ("line", "column")}
-
-
-def _by_status(response: httpx.Response) -> FirnlineError:
-    """Return the error for an answer that is no problem document of ours: a proxy's page, another server."""
-    status = response.status_code
-    found = [cls for cls, code in STATUS.items() if code == status]
-    cls = {500: InternalError, 502: UnavailableError}.get(status) or (found[0] if found else InternalError)
-    return cls("the server answered without a problem document; is it a Firnline server?", status=status)
+    return error_of(problem, status=response.status_code, headers=response.headers)
 
 
 class _Body(io.RawIOBase):
@@ -204,6 +177,7 @@ class _HttpAnswer:
         self._transport = transport
         self._response = response
         self._body = _Body(response)
+        self._statement_id = response.headers.get("X-Statement-Id", "")
         self._rows = 0
         self._receipt: Receipt | None = None
         self._done = False
@@ -233,12 +207,9 @@ class _HttpAnswer:
         """Return the server's receipt; it is asked for once, after the last batch."""
         if self._receipt is not None:
             return self._receipt
-        statement_id = self._response.headers.get("X-Statement-Id", "")
-        found = Receipt(statement_id=statement_id, rows=self._rows)
-        if self._done and statement_id:
-            with suppress(FirnlineError):
-                found = _receipt(self._transport.get_json(f"/v1/statements/{statement_id}").get("receipt")) or found
-            self._receipt = found
+        found = Receipt(statement_id=self._statement_id, rows=self._rows)
+        if self._done:
+            self._receipt = found = _receipt(self._state().get("receipt")) or found
         return found
 
     def close(self) -> None:
@@ -247,12 +218,25 @@ class _HttpAnswer:
         with suppress(httpx.HTTPError, RuntimeError):
             self._response.close()
 
+    def _state(self) -> dict[str, Any]:
+        """Return what the server knows of the statement; nothing if it does not say."""
+        with suppress(FirnlineError, ValueError):
+            state = self._transport.get_json(f"/v1/statements/{self._statement_id}")
+            return state if isinstance(state, dict) else {}
+        return {}
+
     def _guarded(self, work: Any) -> Any:
         try:
             return work()
         except (pa.ArrowException, OSError) as error:
             self.close()
             raise CorruptError(f"the answer is no Arrow stream: {error}") from None
+        except IndeterminateError as error:
+            if self._done:
+                raise CancelledError("the statement was cancelled") from None
+            self.close()
+            known = self._state().get("error")
+            raise (error_of(known) if known else error) from None
         except BaseException:
             self.close()
             raise
