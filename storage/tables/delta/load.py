@@ -55,7 +55,7 @@ async def load(stores: Stores, location: str, at: At, known: Snapshot | None) ->
 
 async def _state_at_time(stores: Stores, table: str, timestamp_ms: int, known: TableState | None) -> TableState:
     latest = await _state(stores, table, None, known)
-    if latest is known and latest.timestamp_ms <= timestamp_ms:
+    if latest.time_is_exact and latest.timestamp_ms <= timestamp_ms:
         return latest
     version = await version_at(stores, table, timestamp_ms, latest)
     return latest if version == latest.version else await _state(stores, table, version, latest)
@@ -84,8 +84,9 @@ async def _newer(stores: Stores, table: str, version: int | None, known: TableSt
     if len(commits) > _NEW_COMMITS_MAX and any(number > known.version for number in listing.checkpoints):
         return None
     later = await _read_commits(stores, table, commits)
-    timestamp_ms = max(listing.modified_ms(target), known.timestamp_ms + 1)
-    head = _head(listing, target, later, timestamp_ms, later.metadata or known.metadata)
+    # The listing shows the commits since then; the known time stands for all before.
+    timestamp_ms = max(listing.time_ms(target), known.timestamp_ms + len(commits))
+    head = _head(listing, target, later, timestamp_ms, known.time_is_exact, later.metadata or known.metadata)
     return await asyncio.to_thread(replay, table, known.base(), known.batches, later, head)
 
 
@@ -100,7 +101,7 @@ async def _from_scratch(stores: Stores, table: str, version: int | None) -> Tabl
     if not segment.commits and metadata is not None and uses_commit_timestamps(metadata) and target in listing.commits:
         made = await _read_commits(stores, table, [target])
         later.in_commit_timestamp_ms = made.in_commit_timestamp_ms
-    head = _head(listing, target, later, listing.modified_ms(target), metadata)
+    head = _head(listing, target, later, listing.time_ms(target), listing.start == 0, metadata)
     return await asyncio.to_thread(replay, table, base, batches, later, head)
 
 
@@ -133,11 +134,13 @@ def _suffices(listing: Listing, version: int | None) -> bool:
     return any(number <= (latest if version is None else version) for number in listing.checkpoints)
 
 
-def _head(listing: Listing, version: int, later: Actions, modified_ms: int, metadata: Metadata | None) -> Head:
-    timestamp_ms = modified_ms
-    if metadata is not None and uses_commit_timestamps(metadata) and later.in_commit_timestamp_ms is not None:
-        timestamp_ms = later.in_commit_timestamp_ms
-    return Head(version, timestamp_ms, listing.etag(version))
+def _head(
+    listing: Listing, version: int, later: Actions, timestamp_ms: int, is_exact: bool, metadata: Metadata | None
+) -> Head:
+    stamped = metadata is not None and uses_commit_timestamps(metadata)
+    if stamped and later.in_commit_timestamp_ms is not None:
+        timestamp_ms, is_exact = later.in_commit_timestamp_ms, True
+    return Head(version, timestamp_ms, is_exact, listing.etag(version))
 
 
 async def _read_checkpoint(stores: Stores, table: str, checkpoint: Checkpoint) -> tuple[Actions, list[FileBatch]]:

@@ -80,10 +80,21 @@ class Listing:
         meta = self.commits.get(version) or self.checkpoints.get(version)
         return meta.etag if meta else ""
 
-    def modified_ms(self, version: int) -> int:
-        """When the commit of ``version`` (or its checkpoint) was written; 0 if unknown."""
-        meta = self.commits.get(version) or self.checkpoints.get(version)
-        return meta.modified_ms if meta else 0
+    def times_ms(self) -> dict[int, int]:
+        """When each listed commit was written, moved up where it would not be later than the commit before."""
+        times: dict[int, int] = {}
+        previous = -1
+        for version in sorted(self.commits):
+            times[version] = previous = max(self.commits[version].modified_ms, previous + 1)
+        return times
+
+    def time_ms(self, version: int) -> int:
+        """When ``version`` was made: by its commit, else by its checkpoint; 0 if unknown.
+
+        Exact if the listing begins with the log, for commits before it may be younger by their file times.
+        """
+        checkpoint = self.checkpoints.get(version)
+        return self.times_ms().get(version, checkpoint.modified_ms if checkpoint else 0)
 
 
 def log_folder(table: str) -> str:

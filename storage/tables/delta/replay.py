@@ -22,6 +22,7 @@ class TableState:
 
     transactions : application id → the last version that it committed (``txn``)
     domains : domain → configuration (``domainMetadata``)
+    time_is_exact : whether ``timestamp_ms`` is final; else commits that were not listed may move it up
     head_etag : etag of the log file that made this version
     """
 
@@ -32,6 +33,7 @@ class TableState:
     batches: tuple[FileBatch, ...]
     transactions: Mapping[str, int] = field(default_factory=dict)
     domains: Mapping[str, str] = field(default_factory=dict)
+    time_is_exact: bool = False
     head_etag: str = ""
 
     def base(self) -> Actions:
@@ -69,6 +71,7 @@ def replay(table: str, base: Actions, batches: Sequence[FileBatch], later: Actio
         batches=merge_small([*kept, batch_of_adds(live)] if live else kept),
         transactions=total.transactions,
         domains={name: text for name, text in total.domains.items() if text is not None},
+        time_is_exact=head.time_is_exact,
         head_etag=head.etag,
     )
 
@@ -79,4 +82,5 @@ class Head:
 
     version: int
     timestamp_ms: int
+    time_is_exact: bool
     etag: str

@@ -75,20 +75,15 @@ async def _stamp(stores: Stores, table: str, version: int) -> int:
 
 
 def _last_modified(listing: Listing, versions: list[int], timestamp_ms: int) -> int | None:
-    found, previous_ms = None, -1
-    for version in versions:
-        previous_ms = max(listing.modified_ms(version), previous_ms + 1)
-        if previous_ms > timestamp_ms:
-            break
-        found = version
-    return found
+    times_ms = listing.times_ms()
+    return max((version for version in versions if times_ms[version] <= timestamp_ms), default=None)
 
 
 async def _time_of_first(
     stores: Stores, table: str, listing: Listing, unstamped: list[int], first_stamped: int | None
 ) -> int:
     if unstamped or first_stamped is None:
-        return listing.modified_ms(unstamped[0])
+        return listing.time_ms(unstamped[0])
     return await _stamp(stores, table, first_stamped)
 
 

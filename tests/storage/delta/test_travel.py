@@ -36,6 +36,28 @@ async def test_times_that_do_not_grow_are_moved_up() -> None:
     assert [await version_at(lake, at) for at in (100, 101, 102, 199, 200)] == [0, 1, 2, 2, 3]
 
 
+async def test_a_known_snapshot_does_not_change_the_answer() -> None:
+    lake = await lake_at(0, 100, 40, 40)
+    for known_version in range(4):
+        known = await lake.load(version=known_version)
+        for at in (0, 50, 100, 101, 102, 150):
+            expected = await version_at(lake, at)
+            assert (await lake.load(known, timestamp_ms=T0 + at)).version == expected
+    assert (await lake.load()).timestamp_ms == T0 + 102
+    assert (await lake.load(known=await lake.load(version=1))).timestamp_ms == T0 + 102
+
+
+async def test_commits_behind_a_checkpoint_count_for_the_time_of_later_ones() -> None:
+    lake = await lake_at(0, 100, 40)
+    await lake.log(f"{1:020}.checkpoint.parquet", checkpoint([protocol(), metadata(), add("0"), add("1")]))
+    await lake.log("_last_checkpoint", '{"version": 1}')
+    lake.clock.at_ms = T0 + 45
+    await lake.commit(3, add("3"))
+    known = await lake.load()
+    for at in (50, 100, 101, 102):
+        assert (await lake.load(known, timestamp_ms=T0 + at)).version == await version_at(lake, at)
+
+
 async def test_a_time_before_the_first_version_names_the_range() -> None:
     lake = await lake_at(0, 10)
     with pytest.raises(NotFoundError, match=r"available=2023-11-14T22:13:20.000\+00:00\.\.2023-11-14T22:13:20.010"):
