@@ -133,6 +133,7 @@ class _Reading:
         self._old_lists: Mapping[str, tuple[ManifestFile, ...]] = before.lists if before else {}
         self._old_manifests: Mapping[str, Manifest] = before.manifests if before else {}
         self._turns = asyncio.Semaphore(MANIFESTS_AT_ONCE)
+        self._decoding = asyncio.Lock()  # one thread at a time: decoding holds the interpreter lock anyway
         self.base = table_base(metadata.location, metadata_file)
         self.lists: dict[str, tuple[ManifestFile, ...]] = {}
         self.read: dict[str, Manifest] = {}
@@ -167,6 +168,7 @@ class _Reading:
         if manifest is None:
             async with self._turns:
                 data = await self._get(file.path, self._metadata_file)
+            async with self._decoding:
                 manifest = await asyncio.to_thread(read_manifest, data, file, self._metadata.specs, self.base)
         self.read[file.path] = manifest
         return manifest
