@@ -8,7 +8,9 @@
    `ConflictError`; what cannot be decided raises `IndeterminateError`.
 5. Retries are bounded and jittered; `UnavailableError` means that nothing happened.
 
-Keys are ``/``-separated, without a leading slash, and have no ``.`` or ``..`` or empty segments.
+Keys are ``/``-separated, without a leading slash, and have no ``.`` or ``..`` or empty segments, no control characters,
+and at most 1024 bytes of UTF-8; any other raises `InvalidError`. There are no folders: no blob is found under the name
+of one. Where the store has folders, a key that is a folder of another raises `InvalidError` on put.
 Ranges are half-open. Only heads (`put` without a condition or with ``if_match``) ever change.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
@@ -10,6 +11,7 @@ from storage.errors import InvalidError
 
 __all__ = ["S3Options"]
 
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _LOOPBACK_NAMES = {"localhost", "ip6-localhost"}
 
 
@@ -63,7 +65,12 @@ class S3Options:
             )
 
     def endpoint_of(self, bucket: str) -> str:
-        """The URL under which the bucket's requests go, without the bucket in its path."""
+        """The URL under which the bucket's requests go, without the bucket in its path.
+
+        Raises `InvalidError` for a name that could lead a URL elsewhere.
+        """
+        if not _BUCKET.fullmatch(bucket) or ".." in bucket:
+            raise InvalidError("not a valid bucket name", bucket=repr(bucket))
         region = self.region or "us-east-1"
         parts = urlsplit(self.endpoint or f"https://s3.{region}.amazonaws.com")
         host = f"{bucket}.{parts.netloc}" if self.virtual_hosted else parts.netloc

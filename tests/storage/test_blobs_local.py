@@ -46,7 +46,9 @@ async def test_the_root_of_the_file_system_serves_absolute_paths(tmp_path: Path)
         await blobs.get(f"{tmp_path}/other"[1:])
 
 
-@pytest.mark.parametrize("root", ["", "s3://", "s3://bucket/key", "gs://bucket", "bucket", "http://host"])
+@pytest.mark.parametrize(
+    "root", ["", "s3://", "s3://bucket/key", "s3://..", "s3://a?b", "s3://a@b", "gs://bucket", "bucket", "http://host"]
+)
 def test_a_store_that_is_not_known_is_refused(root: str) -> None:
     with pytest.raises(InvalidError):
         open_blobs(root, s3=S3Options(), clock=SystemClock())

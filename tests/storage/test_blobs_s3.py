@@ -503,10 +503,10 @@ def test_options_show_no_secret() -> None:
     [
         (S3Options(), "https://s3.us-east-1.amazonaws.com"),
         (S3Options(region="eu-west-1"), "https://s3.eu-west-1.amazonaws.com"),
-        (S3Options(region="eu-west-1", virtual_hosted=True), "https://b.s3.eu-west-1.amazonaws.com"),
+        (S3Options(region="eu-west-1", virtual_hosted=True), "https://bkt.s3.eu-west-1.amazonaws.com"),
         (S3Options(endpoint="https://store.example:9/path/"), "https://store.example:9/path"),
-        (S3Options(endpoint="https://store.example:9", virtual_hosted=True), "https://b.store.example:9"),
+        (S3Options(endpoint="https://store.example:9", virtual_hosted=True), "https://bkt.store.example:9"),
     ],
 )
 def test_the_endpoint_follows_region_and_addressing(options: S3Options, endpoint: str) -> None:
-    assert options.endpoint_of("b") == endpoint
+    assert options.endpoint_of("bkt") == endpoint
