@@ -34,6 +34,10 @@ class RawColumn:
     maximum: pa.Array
     null_count: pa.Array
 
+    def filter(self, mask: pa.Array) -> RawColumn:
+        """Return the statistics of the files where ``mask`` is true."""
+        return RawColumn(self.minimum.filter(mask), self.maximum.filter(mask), self.null_count.filter(mask))
+
 
 class FileStats:
     """The statistics of a run of files. ``text`` and ``parsed`` may both be given; parsed wins where it has a value.
@@ -42,10 +46,11 @@ class FileStats:
     parsed : struct array with ``numRecords``, ``minValues``, … as a checkpoint's ``stats_parsed`` has it, or None
     """
 
-    __slots__ = ("_columns", "_parsed", "_text", "n_rows", "tight")
+    __slots__ = ("_columns", "_source", "n_rows", "tight")
 
     def __init__(self, text: pa.Array | None, parsed: pa.Array | None, n_files: int) -> None:
-        self._text, self._parsed = text, parsed
+        # What is left to decode, as one reference: two threads may decode at once, and neither may see half of it.
+        self._source: tuple[pa.Array | None, pa.Array | None] | None = (text, parsed)
         self._columns: dict[str, RawColumn] | None = None
         self.n_rows: np.ndarray = _n_rows(text, parsed, n_files)
         self.tight: np.ndarray | None = None
@@ -53,41 +58,42 @@ class FileStats:
     @property
     def text(self) -> pa.Array | None:
         """The JSON texts while nothing else is needed to rebuild these statistics, else None."""
-        return self._text if self._parsed is None else None
+        text, parsed = self._source or (None, None)
+        return text if parsed is None else None
 
     def filter(self, keep: np.ndarray) -> FileStats:
         """Return the statistics of the files where ``keep`` (bool[n]) is true."""
         mask = pa.array(keep)
+        source, columns, tight = self._source, self._columns, self.tight
         kept = FileStats.__new__(FileStats)
-        kept._text = None if self._text is None else self._text.filter(mask)
-        kept._parsed = None if self._parsed is None else self._parsed.filter(mask)
+        kept._source = None if source is None else (_filtered(source[0], mask), _filtered(source[1], mask))
+        kept._columns = columns and {name: raw.filter(mask) for name, raw in columns.items()}
         kept.n_rows = self.n_rows[keep]
-        kept.tight = None if self.tight is None else self.tight[keep]
-        kept._columns = None
-        if self._columns is not None:
-            kept._columns = {
-                name: RawColumn(raw.minimum.filter(mask), raw.maximum.filter(mask), raw.null_count.filter(mask))
-                for name, raw in self._columns.items()
-            }
+        kept.tight = None if tight is None else tight[keep]
         return kept
 
     def column(self, physical: str, wanted: Mapping[str, pa.DataType]) -> RawColumn | None:
         """Return the statistics of one column. ``wanted`` names all columns worth decoding (physical name → type)."""
-        if self._columns is None:
-            self._decode(wanted)
+        source = self._source
+        if self._columns is None and source is not None:
+            self._decode(*source, wanted)
         return (self._columns or {}).get(physical)
 
-    def _decode(self, wanted: Mapping[str, pa.DataType]) -> None:
-        text, parsed = self._text, self._parsed
+    def _decode(self, text: pa.Array | None, parsed: pa.Array | None, wanted: Mapping[str, pa.DataType]) -> None:
         columns, tight = ({}, None) if text is None else _decode_text(text, wanted)
         if parsed is not None:
             tight = _overlay_tight(parsed, tight)
             for name, kind in wanted.items():
                 if raw := _from_struct(parsed, name, kind):
                     columns[name] = _coalesce(raw, columns.get(name))
-        self.tight, self._columns = tight, columns
+        self.tight = tight
+        self._columns = columns
         if len(self.n_rows) > _KEEP_TEXT_ROWS or parsed is not None:
-            self._text = self._parsed = None
+            self._source = None
+
+
+def _filtered(array: pa.Array | None, mask: pa.Array) -> pa.Array | None:
+    return None if array is None else array.filter(mask)
 
 
 def _n_rows(text: pa.Array | None, parsed: pa.Array | None, n_files: int) -> np.ndarray:

@@ -41,7 +41,7 @@ class DeletionVector:
     """The descriptor in the log.
 
     storage : ``u`` (path from a prefix and a UUID), ``p`` (path) or ``i`` (inline)
-    offset : bytes from the start of the file; None where the descriptor has none
+    offset : bytes from the start of the file; None where the descriptor has none, which for a file means 0
     size : bytes of the data, without size and checksum
     cardinality : number of deleted rows
     """
@@ -103,7 +103,7 @@ def _inline_data(vector: DeletionVector, where: str) -> bytes:
 
 
 async def _stored_data(stores: Stores, where: str, vector: DeletionVector) -> bytes:
-    start = 1 if vector.offset is None else vector.offset
+    start = vector.offset or 0
     if start < 0 or vector.size < 0:
         raise CorruptError("a deletion vector has an impossible place", file=where, offset=start, size=vector.size)
     try:

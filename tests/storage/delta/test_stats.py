@@ -1,5 +1,6 @@
 """Statistics: bounds that hold for every value, whatever their writer did."""
 
+import asyncio
 import datetime as dt
 import json
 import time
@@ -184,3 +185,13 @@ def test_any_text_gives_bounds_or_none(texts: list[str | None], kind: pa.DataTyp
         found = widen(raw, kind, decoded)
         assert len(found.minimum) == len(found.maximum) == len(found.null_count) == len(texts)
         assert (found.minimum.type, found.maximum.type) == (kind, kind)
+
+
+async def test_two_threads_that_decode_at_once_see_all_of_it() -> None:
+    texts = pa.array([json.dumps(stats(1, number, number)) for number in range(6_000)])
+    for _ in range(5):
+        shared = FileStats(texts, None, len(texts))
+        ask = [asyncio.to_thread(shared.column, "x", {"x": pa.int64()}) for _ in range(4)]
+        for raw in await asyncio.gather(*ask):
+            assert raw is not None
+            assert raw.minimum.to_pylist() == list(range(6_000))
