@@ -12,7 +12,7 @@ import struct
 import threading
 import zlib
 from collections import OrderedDict, defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -34,28 +34,31 @@ _FILE_PATH = pa.field("file_path", pa.string(), metadata={FIELD_ID: b"2147483546
 _POS = pa.field("pos", pa.int64(), metadata={FIELD_ID: b"2147483545"})
 _NONE = np.zeros(0, np.int64)
 T = TypeVar("T")
+_Key = tuple[asyncio.AbstractEventLoop, Hashable]
 
 
 class DeleteCache:
-    """Decoded delete files by path, least recently used out first; a file asked for twice at once is read once."""
+    """What was decoded, by file or set of files, least recently used out first; asked for twice at once, it is read
+    once.
+    """
 
     def __init__(self, bytes_max: int = CACHE_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
         self._lock = threading.Lock()
-        self._decoded: OrderedDict[str, tuple[Any, int]] = OrderedDict()
-        self._reading: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Future[Any]] = {}
+        self._decoded: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._reading: dict[_Key, asyncio.Future[Any]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (DeleteCache, (self._bytes_max,))
 
-    async def get(self, path: str, read: Callable[[], Awaitable[tuple[T, int]]]) -> T:
-        """Return the decoded file, reading it with ``read``, which returns it with its size in bytes, if need be."""
+    async def get(self, name: Hashable, read: Callable[[], Awaitable[tuple[T, int]]]) -> T:
+        """Return what is kept under ``name``, or else what ``read`` returns, which comes with its size in bytes."""
         with self._lock:
-            if path in self._decoded:
-                self._decoded.move_to_end(path)
-                return cast(T, self._decoded[path][0])
-        key = (asyncio.get_running_loop(), path)
+            if name in self._decoded:
+                self._decoded.move_to_end(name)
+                return cast(T, self._decoded[name][0])
+        key = (asyncio.get_running_loop(), name)
         if key in self._reading:
             try:
                 return cast(T, await asyncio.shield(self._reading[key]))
@@ -64,14 +67,12 @@ class DeleteCache:
                     raise
         return await self._read(key, read)
 
-    def _reading_was_cancelled(self, key: tuple[asyncio.AbstractEventLoop, str]) -> bool:
+    def _reading_was_cancelled(self, key: _Key) -> bool:
         """Tell whether it was the other reader that was cancelled, and not the one that waits for it."""
         task = asyncio.current_task()
         return key not in self._reading and (task is None or not task.cancelling())
 
-    async def _read(
-        self, key: tuple[asyncio.AbstractEventLoop, str], read: Callable[[], Awaitable[tuple[T, int]]]
-    ) -> T:
+    async def _read(self, key: _Key, read: Callable[[], Awaitable[tuple[T, int]]]) -> T:
         future: asyncio.Future[Any] = key[0].create_future()
         self._reading[key] = future
         try:
@@ -90,14 +91,14 @@ class DeleteCache:
         finally:
             self._reading.pop(key, None)
 
-    def _keep(self, path: str, value: object, n_bytes: int) -> None:
+    def _keep(self, name: Hashable, value: object, n_bytes: int) -> None:
         with self._lock:
-            if n_bytes > self._bytes_max or path in self._decoded:
+            if n_bytes > self._bytes_max or name in self._decoded:
                 return
-            self._decoded[path] = (value, n_bytes)
+            self._decoded[name] = (value, n_bytes)
             self._bytes += n_bytes
             while self._bytes > self._bytes_max:
-                _path, (_value, freed) = self._decoded.popitem(last=False)
+                _name, (_value, freed) = self._decoded.popitem(last=False)
                 self._bytes -= freed
 
 
@@ -154,8 +155,7 @@ class PositionDeletes:
 
     def _decode(self, data: bytes) -> dict[str, np.ndarray]:
         table = read_columns(data, self.format, [_FILE_PATH, _POS], self.path)
-        if table.column(0).null_count or table.column(1).null_count:
-            raise CorruptError("an iceberg position delete file holds a null", file=self.path)
+        table = table.filter(pc.and_(table.column(0).is_valid(), table.column(1).is_valid()))  # a null names no row
         paths = pc.dictionary_encode(table.column(0).combine_chunks())
         paths = paths.combine_chunks() if isinstance(paths, pa.ChunkedArray) else paths
         codes, positions = paths.indices.to_numpy(), table.column(1).to_numpy()
@@ -220,11 +220,18 @@ class FileDeletes:
         return np.unique(np.concatenate(found)) if found else _NONE
 
     async def _equality(self, stores: Stores) -> tuple[EqualityDelete, ...]:
+        if not self.equality:
+            return ()
+        return await self.cache.get(self.equality, lambda: self._grouped(stores))
+
+    async def _grouped(self, stores: Stores) -> tuple[tuple[EqualityDelete, ...], int]:
+        """Return one delete per set of columns, and nearly no bytes: the values are those of the cached files."""
         tables = await asyncio.gather(*(file.load(stores, self.cache) for file in self.equality))
         grouped: dict[tuple[pa.Field, ...], list[pa.Table]] = defaultdict(list)
         for file, table in zip(self.equality, tables, strict=True):
             grouped[file.columns].append(table)
-        return tuple(
+        deletes = tuple(
             EqualityDelete(tuple(map(field_id_of, columns)), pa.concat_tables(parts), pa.schema(columns))
             for columns, parts in grouped.items()
         )
+        return deletes, 1000 * len(tables)

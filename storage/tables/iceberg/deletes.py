@@ -92,6 +92,7 @@ class _Index:
         self._by_path: dict[str, list[_Positions]] = defaultdict(list)
         self._by_partition: dict[_PartitionKey, list[_Positions]] = defaultdict(list)
         self._equal: dict[_PartitionKey, list[tuple[int, EqualityDeletes]]] = defaultdict(list)
+        self._equality_of: dict[tuple[_PartitionKey, int], tuple[EqualityDeletes, ...]] = {}
         self._equal_everywhere: list[tuple[int, EqualityDeletes]] = []
 
     def add(self, entry: DeleteEntry) -> None:
@@ -159,12 +160,17 @@ class _Index:
         positions: tuple[PositionDeletes, ...] = ()
         if applied is None:
             positions = tuple(self._positions(path, manifest.raw_paths[row], key, sequence))
-        equality = tuple(
-            deletes for number, deletes in (*self._equal_everywhere, *self._equal.get(key, ())) if sequence < number
-        )
+        equality = self._equality(key, sequence)
         if applied is None and not positions and not equality:
             return None
         return FileDeletes(path, applied, positions, equality, cache)
+
+    def _equality(self, key: _PartitionKey, sequence: int) -> tuple[EqualityDeletes, ...]:
+        """Return the equality deletes of a partition and age; files that share both share the tuple."""
+        if (key, sequence) not in self._equality_of:
+            candidates = (*self._equal_everywhere, *self._equal.get(key, ()))
+            self._equality_of[key, sequence] = tuple(deletes for number, deletes in candidates if sequence < number)
+        return self._equality_of[key, sequence]
 
     def _positions(self, path: str, raw_path: str, key: _PartitionKey, sequence: int) -> Iterable[PositionDeletes]:
         for candidate in self._by_path.get(path, ()):

@@ -32,7 +32,6 @@ _LIST_NAMES = {
     "partition_spec_id": 502,
     "content": 517,
     "sequence_number": 515,
-    "key_metadata": 519,
 }
 _FILE_NAMES = {
     "content": 134,
@@ -45,7 +44,6 @@ _FILE_NAMES = {
     "nan_value_counts": 137,
     "lower_bounds": 125,
     "upper_bounds": 128,
-    "key_metadata": 131,
     "equality_ids": 135,
     "referenced_data_file": 143,
     "content_offset": 144,
@@ -146,19 +144,15 @@ def read_manifest_list(data: bytes, source: str, base: str) -> tuple[ManifestFil
     ------
     CorruptError
         the file is damaged; the message names it
-    UnsupportedError
-        a manifest is encrypted
     """
     avro = open_avro(data, source, _LIST_NAMES)
     try:
-        return tuple(_manifest_file(record, source, base) for record in avro.records())
+        return tuple(_manifest_file(record, base) for record in avro.records())
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptError("a malformed iceberg manifest list", file=source, reason=repr(error)) from error
 
 
-def _manifest_file(record: Mapping[str, Any], source: str, base: str) -> ManifestFile:
-    if record.get("f519"):
-        raise UnsupportedError("encrypted iceberg manifests cannot be read", file=source)
+def _manifest_file(record: Mapping[str, Any], base: str) -> ManifestFile:
     return ManifestFile(
         path=absolute(record["f500"], base),
         spec_id=record.get("f502"),
@@ -175,7 +169,7 @@ def read_manifest(data: bytes, file: ManifestFile, specs: Mapping[int, Partition
     CorruptError
         the file is damaged; the message names it
     UnsupportedError
-        a data file is encrypted or of a format that cannot be read
+        it names a kind of file that is not known, or a path that cannot be reached
     """
     try:
         spec = _spec(open_avro(data, file.path, {}), file, specs)
@@ -222,8 +216,6 @@ class _Entries:
         content = self._file.content if content is None else content
         sequence = record.get("f3")
         sequence = self._file.sequence_number if sequence is None else sequence
-        if file.get("f131"):
-            raise UnsupportedError("encrypted iceberg data files cannot be read", file=file["f100"])
         partition = self._partition(file.get("f102") or {})
         if content == DATA:
             self._add_data(file, sequence, partition)
@@ -325,9 +317,9 @@ def _value(pairs: Sequence[Mapping[str, Any]] | None, key: int) -> bytes | None:
 
 def table_base(location: str, metadata_file: str) -> str:
     """Return the table's folder: what its metadata says, or the parent of the folder of the metadata file."""
-    if location:
+    if ":/" in location or location.startswith("/"):
         try:
-            return normalize(location, base=join(metadata_file, "..", ".."))
+            return normalize(location)
         except InvalidError:
-            pass
+            pass  # another scheme; only what is relative to it would be lost
     return join(metadata_file, "..", "..")

@@ -74,7 +74,6 @@ class SnapshotEntry:
     manifest_list: str | None
     manifests: tuple[str, ...]
     schema_id: int | None
-    is_encrypted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +89,7 @@ class TableMetadata:
     """One metadata file.
 
     schemas : schema id → JSON schema; `schema` converts one
+    is_encrypted : as the table declares; a ``key_metadata`` in a manifest alone says nothing
     log : (timestamp_ms, snapshot id) each time the current snapshot changed, oldest first
     """
 
@@ -106,6 +106,7 @@ class TableMetadata:
     log: tuple[tuple[int, int], ...]
     refs: Mapping[str, Ref]
     properties: Mapping[str, str]
+    is_encrypted: bool
 
     def schema(self, schema_id: int) -> pa.Schema:
         """Return one schema as Arrow. Raises `CorruptError` when it is not there, `UnsupportedError` for a type."""
@@ -175,7 +176,12 @@ def _metadata(document: dict[str, Any], source: str) -> TableMetadata:
         log=tuple((int(e["timestamp-ms"]), int(e["snapshot-id"])) for e in document.get("snapshot-log") or []),
         refs=_refs(document, current),
         properties={str(k): _text(v) for k, v in (document.get("properties") or {}).items()},
+        is_encrypted=_is_encrypted(document),
     )
+
+
+def _is_encrypted(document: dict[str, Any]) -> bool:
+    return bool(document.get("encryption-keys")) or "encryption.key-id" in (document.get("properties") or {})
 
 
 def _optional_id(value: Any) -> int | None:
@@ -230,7 +236,6 @@ def _snapshot(entry: dict[str, Any]) -> SnapshotEntry:
         manifest_list=entry.get("manifest-list") or None,
         manifests=tuple(map(str, entry.get("manifests") or ())),
         schema_id=None if schema_id is None else int(schema_id),
-        is_encrypted=entry.get("key-id") is not None,
     )
 
 

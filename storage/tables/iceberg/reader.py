@@ -142,7 +142,7 @@ class _Reading:
         """Return the manifests of a snapshot."""
         if entry is None:
             return ()
-        if entry.is_encrypted:
+        if self._metadata.is_encrypted:
             raise UnsupportedError("encrypted iceberg tables cannot be read", file=self._metadata_file)
         if entry.manifest_list is None:
             return [ManifestFile(absolute(path, self.base), None, 0, 0) for path in entry.manifests]

@@ -157,6 +157,12 @@ async def test_equality_deletes_on_a_nested_field_are_refused(build: IcebergBuil
         await ids(build, Manifest([data]), Manifest([deletes], content=1, sequence=2))
 
 
+async def test_a_null_among_position_deletes_names_no_row(build: IcebergBuilder) -> None:
+    data = build.parquet("a.parquet", rows(1, 2), [1, 2])
+    odd: list[Any] = [(data.path, None), (None, 1), (data.path, 0)]
+    assert await ids(build, Manifest([data]), Manifest([build.position_deletes("d", odd)], content=1)) == [2]
+
+
 async def test_a_missing_delete_file_is_named(build: IcebergBuilder) -> None:
     data = build.parquet("a.parquet", rows(1), [1, 2])
     deletes = build.position_deletes("gone", [(data.path, 0)])

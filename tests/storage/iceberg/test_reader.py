@@ -265,11 +265,16 @@ class TestOddMetadata:
         with pytest.raises(UnsupportedError, match="column=odd"):
             await load(local_stores(), refused, LATEST, None)
 
-    async def test_encrypted_files_are_refused(self, build: IcebergBuilder) -> None:
+    async def test_encrypted_tables_are_refused(self, build: IcebergBuilder) -> None:
+        build.properties["encryption.key-id"] = "k"
+        with pytest.raises(UnsupportedError, match="encrypted"):
+            await load(local_stores(), build.commit(Manifest([data(build, 1)])), LATEST, None)
+
+    async def test_key_metadata_of_a_table_that_is_not_encrypted_is_ignored(self, build: IcebergBuilder) -> None:
         file = data(build, 1)
         file.key_metadata = b"k"
-        with pytest.raises(UnsupportedError, match="encrypted"):
-            await load(local_stores(), build.commit(Manifest([file])), LATEST, None)
+        snapshot = await load(local_stores(), build.commit(Manifest([file])), LATEST, None)
+        assert (await read_table(local_stores(), snapshot)).num_rows == 1
 
     async def test_an_unknown_file_format_is_refused(self, build: IcebergBuilder) -> None:
         file = data(build, 1)
