@@ -60,7 +60,7 @@ class WorkerPool:
         self._closed = False
         self._ready: set[WorkerProcess] = set()
         self._idle: list[WorkerProcess] = []
-        self._opening: set[WorkerProcess] = set()
+        self._living: set[WorkerProcess] = set()
         self._starting = 0
         self._start_failures = 0
         self._queue: deque[asyncio.Future[WorkerProcess]] = deque()
@@ -90,7 +90,8 @@ class WorkerPool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(worker.kill() for worker in self._ready | self._opening))
+        await asyncio.gather(*(worker.kill() for worker in self._living))
+        self._living.clear()
         self._ready.clear()
         self._idle.clear()
 
@@ -140,9 +141,8 @@ class WorkerPool:
 
     async def discard(self, worker: WorkerProcess) -> None:
         """Kill a worker and have it replaced."""
-        self._forget(worker)
         self.restarts += 1
-        await worker.kill()
+        await self._end(worker)
         self._top_up()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -159,10 +159,12 @@ class WorkerPool:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a task of the worker pool failed", exc_info=error)
 
-    def _forget(self, worker: WorkerProcess) -> None:
+    async def _end(self, worker: WorkerProcess) -> None:
         self._ready.discard(worker)
         if worker in self._idle:
             self._idle.remove(worker)
+        await worker.kill()
+        self._living.discard(worker)
 
     def _top_up(self) -> None:
         """Start the workers that are missing: up to the minimum always, beyond it for those who wait."""
@@ -178,16 +180,15 @@ class WorkerPool:
             if self._start_failures:
                 await asyncio.sleep(min(_RESTART_DELAY_S * 2**self._start_failures, _RESTART_DELAY_MAX_S))
             worker = start_worker()
-            self._opening.add(worker)
+            self._living.add(worker)
             await worker.open(self._open_runner, self.settings.start_timeout_s)
         except FirnlineError as error:
             self._starting -= 1
             if worker is not None:
-                self._opening.discard(worker)
+                self._living.discard(worker)
             self._start_failed(error)
             return
         self._starting -= 1
-        self._opening.discard(worker)
         self._start_failures, self.start_error = 0, None
         self._ready.add(worker)
         self.spawn(self._mourn(worker))
@@ -222,5 +223,4 @@ class WorkerPool:
             spare = max(0, len(self._ready) - self.settings.workers_min)
             for worker in list(self._idle)[:spare]:
                 if now_s - worker.idle_since_s >= self.settings.idle_s:
-                    self._forget(worker)
-                    await worker.kill()
+                    await self._end(worker)
