@@ -81,6 +81,7 @@ def connect(
     lake: str | os.PathLike[str] | None = None,
     *,
     token: str | None = None,
+    isolated: bool = False,
     settings: Settings | None = None,
     clock: Clock | None = None,
 ) -> Connection:
@@ -90,6 +91,8 @@ def connect(
     ----------
     lake : None takes ``FIRN_LAKE`` from the environment, or ``./lake``
     token : the API token for a server; None takes ``FIRN_TOKEN``
+    isolated : run the statements of a local lake in a worker process, which dies with a statement that does not stop,
+        crashes or passes its memory limit; answers cost a copy more
     settings : what the environment would say otherwise
 
     Raises
@@ -102,10 +105,10 @@ def connect(
     settings = settings or environment()
     clock = clock or SystemClock()
     place = os.fspath(lake) if lake is not None else settings.lake
-    return Connection(_transport(place, token or settings.token, settings, clock), lake=place)
+    return Connection(_transport(place, token or settings.token, isolated, settings, clock), lake=place)
 
 
-def _transport(lake: str, token: str | None, settings: Settings, clock: Clock) -> Transport:
+def _transport(lake: str, token: str | None, isolated: bool, settings: Settings, clock: Clock) -> Transport:
     from firnline.http_client import HttpTransport, is_url
 
     if is_url(lake):
@@ -113,7 +116,7 @@ def _transport(lake: str, token: str | None, settings: Settings, clock: Clock) -
     from firnline.embedded import EmbeddedTransport
     from firnline.opening import limits, open_runner
 
-    return EmbeddedTransport(open_runner(lake, settings), clock=clock, limits=limits(settings))
+    return EmbeddedTransport(open_runner(lake, settings, isolated=isolated), clock=clock, limits=limits(settings))
 
 
 def connect_runner(open_runner: OpenRunner, *, clock: Clock | None = None) -> Connection:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from firnline.embedded import OpenRunner
 from firnline.settings import Settings
 from service.settings import EngineSettings
-from service.statement import Limits, Runner
+from service.statement import Limits
+from storage.clock import SystemClock
 
-__all__ = ["engine_settings", "limits", "open_runner"]
+if TYPE_CHECKING:
+    from service.server import ServeSettings
+
+__all__ = ["engine_settings", "limits", "open_runner", "serve_settings"]
 
 
 def engine_settings(lake: str, settings: Settings) -> EngineSettings:
@@ -35,13 +41,40 @@ def limits(settings: Settings) -> Limits:
     )
 
 
-def open_runner(lake: str, settings: Settings) -> OpenRunner:
-    """Return what opens an engine on the lake; its libraries are imported here, not before."""
+def serve_settings(settings: Settings) -> ServeSettings:
+    """Return the settings of a server, whose statements reach the lake and ``allow`` only."""
+    from service.app import AppSettings
+    from service.server import ServeSettings
+    from service.workers import WorkerSettings
+
+    timeout_ms = settings.statement_timeout_ms
+    bounds = replace(limits(settings), timeout_ms=Limits().timeout_ms if timeout_ms is None else timeout_ms)
+    workers = WorkerSettings()
+    if settings.statements_max:
+        least = min(workers.workers_min, settings.statements_max)
+        workers = replace(workers, workers_min=least, workers_max=settings.statements_max)
+    return ServeSettings(
+        engine=replace(engine_settings(settings.lake, settings), allow=settings.allow),
+        host=settings.host,
+        port=settings.port,
+        require_tokens=settings.require_tokens,
+        app=AppSettings(limits=bounds),
+        workers=workers,
+    )
+
+
+def open_runner(lake: str, settings: Settings, *, isolated: bool = False) -> OpenRunner:
+    """Return what opens an engine on the lake; its libraries are imported here, not before.
+
+    ``isolated`` runs statements in a process of their own, which can be killed: cancelling in this process leaves
+    some plans at work for long.
+    """
     from service.components import open_engine
 
-    prepared = engine_settings(lake, settings)
+    opener = partial(open_engine, engine_settings(lake, settings))
+    if not isolated:
+        return opener
+    from service.workers import ProcessRunner, WorkerSettings
 
-    def opener() -> AbstractAsyncContextManager[Runner]:
-        return open_engine(prepared)
-
-    return opener
+    workers = WorkerSettings(workers_min=1, workers_max=2)
+    return lambda: ProcessRunner(opener, SystemClock(), workers)

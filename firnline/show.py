@@ -1,6 +1,7 @@
 """Arrow tables as text for people: aligned columns that fit the terminal, one value a line where they cannot.
 
-Nothing that a cell holds reaches the terminal as a control sequence: control characters are shown escaped.
+Nothing that a cell holds reaches the terminal as a control sequence: line breaks make a row several lines high, other
+control characters are shown escaped.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ _NULL = "NULL"
 _MORE = "…"
 _GAP = "  "
 _COLUMN_WIDTH_MIN = 12
-_CELL_WIDTH_MAX = 80
 _AUTO_ROWS_MAX = 3
 _BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
@@ -87,7 +87,7 @@ def _character_width(character: str) -> int:
 
 
 def _text_width(text: str | None) -> int:
-    return len(_NULL) if text is None else display_width(text)
+    return len(_NULL) if text is None else max(map(display_width, text.split("\n")))
 
 
 def _columns(table: pa.Table) -> list[_Column]:
@@ -100,8 +100,14 @@ def _columns(table: pa.Table) -> list[_Column]:
 def _texts(column: pa.ChunkedArray) -> list[str | None]:
     texts: list[str | None] = []
     for chunk in column.chunks:
-        texts += [None if text is None else printable(text) for text in cells(chunk).text.to_pylist()]
+        texts += [None if text is None else _lines(text) for text in cells(chunk).text.to_pylist()]
     return texts
+
+
+def _lines(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "\n".join(map(printable, text.rstrip("\n").split("\n")))
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -114,8 +120,6 @@ def _total(columns: Sequence[_Column]) -> int:
 
 def _shrink(columns: list[_Column], width: int) -> bool:
     """Narrow the widest text columns until the table fits; tell whether it does."""
-    for column in columns:
-        column.width = min(column.width, max(_CELL_WIDTH_MAX, _COLUMN_WIDTH_MIN))
     while (excess := _total(columns) - width) > 0:
         widest = max((each for each in columns if not each.right), key=lambda each: each.width, default=None)
         if widest is None or widest.width <= _COLUMN_WIDTH_MIN:
@@ -142,13 +146,22 @@ def _hide(columns: list[_Column], width: int) -> list[_Column]:
 def _horizontal(columns: Sequence[_Column], color: bool) -> str:
     header = _GAP.join(_paint(_pad(each.name, each.width, each.right), _BOLD, color) for each in columns)
     rule = _GAP.join(_paint("─" * each.width, _DIM, color) for each in columns)
-    rows = zip(*(_padded(each, color) for each in columns), strict=True)
-    return "\n".join(line.rstrip() for line in (f" {header}", f" {rule}", *(" " + _GAP.join(row) for row in rows)))
+    lines = [f" {header}", f" {rule}"]
+    for row in zip(*(_padded(each, color) for each in columns), strict=True):
+        blank = [" " * each.width for each in columns]
+        for number in range(max(map(len, row))):
+            cells_ = (cell[number] if number < len(cell) else space for cell, space in zip(row, blank, strict=True))
+            lines.append(" " + _GAP.join(cells_))
+    return "\n".join(line.rstrip() for line in lines)
 
 
-def _padded(column: _Column, color: bool) -> list[str]:
-    null = _paint(_pad(_NULL, column.width, column.right), _DIM, color)
-    return [null if text is None else _pad(text, column.width, column.right) for text in column.texts]
+def _padded(column: _Column, color: bool) -> list[list[str]]:
+    """Return the lines of each cell."""
+    null = [_paint(_pad(_NULL, column.width, column.right), _DIM, color)]
+    return [
+        null if text is None else [_pad(line, column.width, column.right) for line in text.split("\n")]
+        for text in column.texts
+    ]
 
 
 def _pad(text: str, width: int, right: bool) -> str:
@@ -176,7 +189,7 @@ def _vertical(columns: Sequence[_Column], n_rows: int, color: bool) -> str:
         lines.append(_paint(f"── row {row + 1} " + "─" * 20, _DIM, color))
         for column in columns:
             text = column.texts[row]
-            shown = _paint(_NULL, _DIM, color) if text is None else text
+            shown = _paint(_NULL, _DIM, color) if text is None else text.replace("\n", "\n" + " " * (margin + 3))
             lines.append(f" {_paint(_pad(column.name, margin, False), _BOLD, color)}{_GAP}{shown}")
     return "\n".join(lines) or f"({len(columns)} columns)"
 

@@ -1,0 +1,60 @@
+"""A line on the terminal while a statement runs for long; it is gone before the answer is shown."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import TextIO
+
+from storage.clock import Clock
+
+__all__ = ["Progress"]
+
+_DELAY_S = 1.0
+_STEP_S = 0.1
+_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_CLEAR = "\r\x1b[2K"
+
+
+class Progress:
+    """Shows the time on ``terminal`` from one second after its start until `stop`, or the end of its block.
+
+    ``terminal=None`` shows nothing, for output that nobody watches.
+    """
+
+    def __init__(self, terminal: TextIO | None, clock: Clock) -> None:
+        self._terminal = terminal
+        self._clock = clock
+        self._started_s = clock.monotonic_s()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def stop(self) -> None:
+        """Take the line away; stopping twice is no error."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def __enter__(self) -> Progress:
+        if self._terminal is not None:
+            self._thread = threading.Thread(target=self._show, args=(self._terminal,), daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _show(self, terminal: TextIO) -> None:
+        if self._stop.wait(_DELAY_S):
+            return
+        frame = 0
+        while not self._stop.wait(_STEP_S):
+            seconds = self._clock.monotonic_s() - self._started_s
+            terminal.write(f"{_CLEAR}\x1b[2m{_FRAMES[frame % len(_FRAMES)]} {seconds:.1f} s, Ctrl-C cancels\x1b[0m")
+            terminal.flush()
+            frame += 1
+        terminal.write(_CLEAR)
+        terminal.flush()
