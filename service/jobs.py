@@ -178,15 +178,19 @@ async def paged(batches: AsyncIterator[pa.RecordBatch], schema: pa.Schema) -> As
     held: list[pa.RecordBatch] = []
     n_rows = n_bytes = 0
     async for batch in batches:
-        step = max(1, min(PAGE_ROWS, PAGE_BYTES * batch.num_rows // max(1, batch.nbytes)))
-        for start in range(0, batch.num_rows, step):
-            part = batch.slice(start, step)
-            if held and (n_rows + part.num_rows > PAGE_ROWS or n_bytes + part.nbytes > PAGE_BYTES):
+        row_bytes = max(1, batch.nbytes // max(1, batch.num_rows))
+        start = 0
+        while start < batch.num_rows:
+            room = min(PAGE_ROWS - n_rows, (PAGE_BYTES - n_bytes) // row_bytes)
+            if held and room <= 0:
                 yield pa.Table.from_batches(held, schema)
                 held, n_rows, n_bytes = [], 0, 0
+                continue
+            part = batch.slice(start, max(1, room))
+            start += part.num_rows
             held.append(part)
             n_rows += part.num_rows
-            n_bytes += part.nbytes
+            n_bytes += part.num_rows * row_bytes
     if held:
         yield pa.Table.from_batches(held, schema)
 

@@ -114,7 +114,7 @@ def parse_sql_request(scope: Scope, body: bytes) -> SqlRequest:
 
 def _parse_json(body: bytes) -> Any:
     try:
-        return json.loads(body, parse_constant=_no_constant)
+        return json.loads(body.decode("utf-8-sig"), parse_constant=_no_constant)
     except RecursionError:
         raise InvalidError("the JSON of the body is nested too deeply") from None
     except UnicodeDecodeError:

@@ -7,8 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -28,6 +26,7 @@ from storage.errors import (
     StatementTimeoutError,
     UnavailableError,
 )
+from tests.support.processes import alive, children, until
 from tests.support.runner import ENDLESS, open_nothing, open_sql_runner
 
 pytestmark = pytest.mark.anyio
@@ -60,16 +59,6 @@ async def answer(runner: ProcessRunner, sql: str, **limits: int) -> bytes:
 
 async def worker_pid(runner: ProcessRunner) -> int:
     return int((await answer(runner, "CALL pid")).split()[1])
-
-
-def alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
-
-
-async def until(condition: Any, within_s: float = 5.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
 
 
 async def test_rows_and_receipt_come_from_the_worker(runner: ProcessRunner) -> None:
@@ -253,17 +242,13 @@ async def test_closing_ends_running_statements_and_all_workers() -> None:
     assert not alive(pid)
 
 
-def children() -> list[int]:
-    """Return this process's children."""
-    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-
-
 ORPHANS = """
 import asyncio, sys
 from service.pool import WorkerSettings
 from service.statement import Statement
 from service.workers import ProcessRunner
 from storage.clock import SystemClock
+from tests.support.processes import alive, children, until
 from tests.support.runner import ENDLESS, open_sql_runner
 
 async def main():

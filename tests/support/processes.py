@@ -1,0 +1,25 @@
+"""Processes as tests look at them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists, dead but unreaped ones included."""
+    return Path(f"/proc/{pid}").exists()
+
+
+def children() -> list[int]:
+    """Return this process's children."""
+    threads = Path("/proc/self/task").iterdir()
+    return [int(pid) for thread in threads for pid in (thread / "children").read_text().split()]
+
+
+async def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
+    """Wait for a condition. Raises `TimeoutError`."""
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
