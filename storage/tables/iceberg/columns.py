@@ -32,9 +32,9 @@ def read_columns(data: bytes, file_format: str, fields: Sequence[pa.Field], sour
         the file is damaged or lacks a column; the message names it
     """
     try:
-        if file_format == "avro":
-            return _avro(data, fields, source)
-        return _parquet(data, fields, source) if file_format == "parquet" else _orc(data, fields, source)
+        table = {"parquet": _parquet, "orc": _orc, "avro": _avro}[file_format](data, fields, source)
+        table.validate(full=True)  # damaged text would otherwise surface only where it is used
+        return table
     except (pa.ArrowException, OSError, TypeError, ValueError, KeyError) as error:
         raise CorruptError("a damaged iceberg delete file", file=source, reason=str(error)) from error
 

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.errors import CorruptError, NotFoundError
+from storage.errors import CorruptError, InvalidError, NotFoundError
 from storage.stores import Stores, normalize
 from storage.tables.iceberg.columns import read_columns
 from storage.tables.iceberg.schema import field_id_of
@@ -164,7 +164,10 @@ class PositionDeletes:
         starts = np.searchsorted(codes, np.arange(len(paths.dictionary) + 1))
         by_file: dict[str, list[np.ndarray]] = defaultdict(list)
         for code, written in enumerate(paths.dictionary.to_pylist()):
-            by_file[normalize(written)].append(positions[starts[code] : starts[code + 1]])
+            try:
+                by_file[normalize(written)].append(positions[starts[code] : starts[code + 1]])
+            except InvalidError:
+                continue  # not a place that can be read, so none of the snapshot's files
         return {path: np.unique(np.concatenate(parts)) for path, parts in by_file.items()}
 
 

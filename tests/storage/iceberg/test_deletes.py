@@ -163,6 +163,18 @@ async def test_a_null_among_position_deletes_names_no_row(build: IcebergBuilder)
     assert await ids(build, Manifest([data]), Manifest([build.position_deletes("d", odd)], content=1)) == [2]
 
 
+@pytest.mark.parametrize("file_format", ["PARQUET", "ORC", "AVRO"])
+async def test_a_damaged_delete_file_is_named(build: IcebergBuilder, file_format: str) -> None:
+    data = build.parquet("a.parquet", rows(1, 2), [1, 2])
+    deletes = build.position_deletes("damaged", [(data.path, 0)], file_format)
+    path = build.folder / "data/damaged"
+    whole = path.read_bytes()
+    for data_now in (whole[: len(whole) // 2], b"", whole.replace(b"a.parquet", b"\xff.parquet")):
+        path.write_bytes(data_now)
+        with pytest.raises(CorruptError, match="damaged"):
+            await ids(build, Manifest([data]), Manifest([deletes], content=1))
+
+
 async def test_a_missing_delete_file_is_named(build: IcebergBuilder) -> None:
     data = build.parquet("a.parquet", rows(1), [1, 2])
     deletes = build.position_deletes("gone", [(data.path, 0)])

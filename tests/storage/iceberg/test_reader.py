@@ -126,6 +126,23 @@ class TestWhatIsAsked:
         assert await load(stores, build.location, LATEST, known) is known
         assert stores.count.requests == before + 1
 
+    @pytest.mark.parametrize("name", ["v3.metadata.json", "00003-x.gz.metadata.json"])
+    async def test_a_large_folder_is_not_listed_again_until_it_changes(self, build: IcebergBuilder, name: str) -> None:
+        versions(build, 2)
+        for number in range(1001):
+            (build.folder / f"metadata/{number}.avro").touch()
+        stores = local_stores()
+        known = await load(stores, build.location, LATEST, None)
+        before = stores.count.requests
+        assert await load(stores, build.location, LATEST, known) is known
+        assert stores.count.requests == before + 3
+        versions(build, 3)
+        (build.folder / "metadata/v3.metadata.json").rename(build.folder / "metadata" / name)
+        newer = await load(stores, build.location, LATEST, known)
+        assert newer.version == 3
+        (build.folder / "metadata" / name).unlink()
+        assert (await load(stores, build.location, LATEST, newer)).version == 2
+
     async def test_a_new_version_costs_only_what_is_new(self, build: IcebergBuilder) -> None:
         first = Manifest([data(build, 1)])
         build.commit(first, number=1)
