@@ -41,6 +41,8 @@ _CHANNEL_OPTIONS = (
 )
 
 _PAUSE_MAX_S = 0.4
+_READY_POLL_S = 0.002
+_CLOSE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +95,15 @@ class Member:
 
     async def is_ready(self, timeout_s: float) -> bool:
         """Whether there is a connection; waits for one under way, not for a second try after a failure."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                while (state := self._channel.get_state(try_to_connect=True)) != grpc.ChannelConnectivity.READY:
-                    if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
-                        return False
-                    await self._channel.wait_for_state_change(state)
-        except TimeoutError:
-            return False
-        return True
+        # Polled: a `wait_for_state_change` that is cancelled stays in grpc, and fires into whatever loop runs then.
+        for _ in range(max(1, int(timeout_s / _READY_POLL_S))):
+            state = self._channel.get_state(try_to_connect=True)
+            if state is grpc.ChannelConnectivity.READY:
+                return True
+            if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
+                return False
+            await asyncio.sleep(_READY_POLL_S)
+        return False
 
     async def close(self) -> None:
         await self._channel.close()
@@ -183,6 +185,9 @@ class Members:
         members, self._members = self._members, []
         for member in members:
             await member.close()
+        if members:
+            # grpc ends cancelled calls from its own thread, and complains in the next event loop if this one is gone.
+            await asyncio.sleep(_CLOSE_S)
 
     async def _call(self, send: Send, *, authenticated: bool, repeatable: bool) -> Reply:
         give_up_s = self._clock.monotonic_s() + self._options.deadline_ms / 1000
