@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from storage.errors import CorruptError
+from storage.errors import CorruptError, UnsupportedError
 from storage.tables.iceberg.avro_codecs import NEEDS_REWRITING, read_long, uncompressed, write_long
 
 __all__ = ["AvroFile", "id_name", "open_avro"]
@@ -46,9 +46,14 @@ class AvroFile:
     source: str
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Yield the records. Raises `CorruptError` naming the file when they cannot be decoded."""
-        import fastavro
+        """Yield the records.
 
+        Raises `CorruptError` naming the file when they cannot be decoded, `UnsupportedError` without fastavro.
+        """
+        try:
+            import fastavro
+        except ImportError as error:
+            raise UnsupportedError("iceberg tables need an extra: install firnline[iceberg]") from error
         try:
             yield from fastavro.reader(io.BytesIO(self.body))  # type: ignore[misc]
         except Exception as error:

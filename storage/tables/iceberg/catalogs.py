@@ -10,6 +10,7 @@ Source: Iceberg spec, "Metastore Tables"; Iceberg REST catalog OpenAPI, ``loadTa
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 
@@ -56,6 +57,8 @@ async def resolve_metadata_location(catalog_properties: Mapping[str, str], ident
     properties = dict(catalog_properties)
     name = properties.pop("name", DEFAULT_NAME)
     kind = _kind(properties)
+    if importlib.util.find_spec("pyiceberg") is None:
+        raise UnsupportedError("iceberg catalogs need an extra: install firnline[iceberg]")
     resolve = {"sql": _from_sql, "rest": _from_rest}.get(kind)
     if resolve is None:
         raise UnsupportedError("this type of iceberg catalog cannot be read; use sql or rest", type=kind)
