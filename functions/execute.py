@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ BUFFERED_BATCHES = 4
 """Batches a partition may be ahead of the reader."""
 
 
-async def stream(context: SessionContext, plan: ExecutionPlan) -> AsyncIterator[pa.RecordBatch]:
+async def stream(context: SessionContext, plan: ExecutionPlan) -> AsyncGenerator[pa.RecordBatch, None]:
     """Yield the plan's batches. Partitions run concurrently, as a partitioned join needs (drained one after another
     they deadlock); a plan of one partition keeps its order. Closing the iterator stops them.
     """

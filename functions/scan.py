@@ -91,9 +91,12 @@ class _Branch:
 
 
 async def make_scan(
-    session: Session, stores: Stores, snapshot: Snapshot, wanted: np.ndarray, footers: FooterCache, cache: ScanCache
-) -> TableScan:
+    session: Session, stores: Stores, snapshot: Snapshot, wanted: np.ndarray, footers: FooterCache, cache: ScanCache,
+    *, late: bool = False,
+) -> TableScan:  # fmt: skip
     """Return a table over the files of ``snapshot`` where ``wanted`` (bool[n_files]) holds.
+
+    With ``late`` its native scans evaluate filters while they decode (see `functions.adaptive`).
 
     Raises
     ------
@@ -102,7 +105,8 @@ async def make_scan(
     CorruptError
         a file is damaged, naming it
     """
-    key = (snapshot.location, snapshot.etag, hashlib.sha256(np.packbits(wanted).tobytes()).digest())
+    chosen = hashlib.sha256(np.packbits(wanted).tobytes() + bytes([late])).digest()
+    key = (snapshot.location, snapshot.etag, chosen)
     found = cache.get(key) if snapshot.etag else None
     if found is not None:
         return found
@@ -112,7 +116,7 @@ async def make_scan(
     branches, slow = await _sort(stores, snapshot, indices, footers)
     loaded = await _load_deletes(stores, snapshot, slow)
     fetch = _blocking_fetch(stores)
-    table = await asyncio.to_thread(_make_table, session, snapshot, branches, slow, loaded, fetch)
+    table = await session.in_planner(_make_table, session, snapshot, branches, slow, loaded, fetch, late)
     reasons: dict[str, int] = {}
     for reason in slow.values():
         reasons[reason] = reasons.get(reason, 0) + 1
@@ -226,16 +230,16 @@ def _blocking_fetch(stores: Stores) -> Fetch:
 
 def _make_table(
     session: Session, snapshot: Snapshot, branches: list[_Branch], slow: dict[int, str],
-    loaded: dict[int, LoadedDeletes], fetch: Fetch,
+    loaded: dict[int, LoadedDeletes], fetch: Fetch, late: bool,
 ) -> Table:  # fmt: skip
     if not branches and not slow:
         return _empty(snapshot.schema)
     if len(branches) == 1 and not slow and branches[0].plain:
-        return session.native_scan(branches[0].urls)
+        return session.native_scan(branches[0].urls, late=late)
     tables: dict[str, Table] = {}
     selects = []
     for position, branch in enumerate(branches):
-        tables[f"n{position}"] = session.native_scan(branch.urls)
+        tables[f"n{position}"] = session.native_scan(branch.urls, late=late)
         selects.append(f"SELECT {', '.join(branch.columns)} FROM {SCANS}.n{position}")
     if slow:
         plain = pa.schema([pa.field(each.name, each.type) for each in snapshot.schema])

@@ -6,11 +6,13 @@ resolved through `Names`, which a statement fills while it alone plans (`Session
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -23,6 +25,8 @@ from storage.clock import Clock
 
 __all__ = ["READ_ONLY", "Names", "Session", "SessionOptions", "stub"]
 
+P = ParamSpec("P")
+T = TypeVar("T")
 CATALOG = "firnline"
 SCANS = "scans"
 """Hidden namespace through which native scans are made; never listed."""
@@ -68,6 +72,12 @@ class _Stub(ds.Dataset):  # type: ignore[misc]
     def schema(self) -> pa.Schema:
         return self._schema
 
+    def scanner(self, *_args: Any, **_options: Any) -> Any:
+        raise TypeError("a stub has no rows to read")
+
+    def get_fragments(self, filter: Any = None) -> Any:  # noqa: ARG002
+        raise TypeError("a stub has no rows to read")
+
 
 def stub(schema: pa.Schema) -> Table:
     """Return a table that plans like one of ``schema`` and must not be executed."""
@@ -82,8 +92,20 @@ class Session:
         self.context = SessionContext(_config(options), _runtime(options))
         self._buckets = BucketClients(self.context, options.s3, clock)
         self._lock = threading.RLock()
+        self._planner = ThreadPoolExecutor(1, "planning")
         self._provider = _Catalog()
         self.context.register_catalog_provider(CATALOG, self._provider)
+
+    async def in_planner(self, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``act`` in the one thread that plans. Statements that wait for their turn hold no thread that the
+        stores need, without which the one whose turn it is could not go on.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._planner, lambda: act(*args, **kwargs))
+
+    def close(self) -> None:
+        """Take no more work; what runs ends by itself."""
+        self._planner.shutdown(wait=False, cancel_futures=True)
 
     @contextmanager
     def planning(self, names: Names) -> Iterator[SessionContext]:
@@ -95,14 +117,20 @@ class Session:
             finally:
                 self._provider.names = None
 
-    def native_scan(self, urls: list[str]) -> Table:
-        """Return a native Parquet scan over exactly these percent-encoded URLs, whose schemas agree."""
+    def native_scan(self, urls: list[str], *, late: bool = False) -> Table:
+        """Return a native Parquet scan over exactly these percent-encoded URLs, whose schemas agree.
+
+        With ``late`` it evaluates filters while it decodes (see `functions.adaptive`).
+        """
         with self._lock:
             for url in urls:
                 if url.startswith("s3://"):
                     self._buckets.open(url.split("/", 3)[2])
+            options = " OPTIONS ('format.pushdown_filters' 'true')" if late else ""
             listed = ", ".join("'" + url.replace("'", "%27") + "'" for url in urls)
-            self.context.sql(f"CREATE EXTERNAL TABLE {CATALOG}.{SCANS}.made STORED AS PARQUET LOCATION ({listed})")
+            self.context.sql(
+                f"CREATE EXTERNAL TABLE {CATALOG}.{SCANS}.made STORED AS PARQUET LOCATION ({listed}){options}"
+            )
             return self._provider.scans.take()
 
     def view(self, sql: str, tables: dict[str, Table]) -> Table:

@@ -36,7 +36,7 @@ async def name_the_file(session: Session, error: FirnlineError, scans: Iterable[
 async def _first_unreadable(session: Session, paths: list[str]) -> str | None:
     for path in paths:
         try:
-            table = await asyncio.to_thread(session.native_scan, [file_url(path)])
+            table = await session.in_planner(session.native_scan, [file_url(path)])
             plan = session.context.read_table(table).execution_plan()
             async for _batch in stream(session.context, plan):
                 pass

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
 from typing import TypeVar
 
 import pyarrow as pa
 
 from catalog.kv import KV
 from catalog.tables import TableEntry, Tables
+from functions.adaptive import LateMaterialization
 from functions.errors import is_panic, translate
 from functions.execute import metrics_of, stream
 from functions.scan import ScanCache
 from functions.session import Session
 from service.blame import name_the_file
 from service.commands import run_command
-from service.parse import parse
+from service.parse import Parsed, parse
 from service.planner import Planned, Planner, retyped
 from service.snapshots import SnapshotCache
 from service.statement import Limits, Receipt, Result, Statement
@@ -47,6 +49,7 @@ class Engine:
         self._footers = FooterCache()
         self._snapshots = SnapshotCache(self._footers)
         self._scans = ScanCache()
+        self._late = LateMaterialization()
 
     async def run(self, statement: Statement) -> Result:
         """Plan and start the statement (see `service.statement.Runner`)."""
@@ -58,16 +61,19 @@ class Engine:
             text = await run_command(parsed, statement.role, self.tables, stores, self._snapshots, self.clock)
             table = pa.table({"status": [text]})
             return Result(table.schema, self._finish(_batches(table), receipt, stores, started), receipt)
+        late = self._late.choose(parsed.text)
         planner = Planner(
-            self._session, stores, self.tables, self._snapshots, self._footers, self._scans, statement, parsed, receipt
-        )
+            self._session, stores, self.tables, self._snapshots, self._footers, self._scans,
+            statement, parsed, receipt, late,
+        )  # fmt: skip
         planned = await _deadline(planner.plan(), statement.limits, started[0])
         receipt.planning_ms = (time.perf_counter() - started[0]) * 1000
-        rows = self._limited(self._execute(planned, statement, receipt), statement.limits, started[0])
+        rows = self._limited(self._execute(planned, parsed, late, receipt), statement.limits, started[0])
         return Result(planned.schema, self._finish(rows, receipt, stores, started), receipt)
 
     async def close(self) -> None:
         """Release the stores and the catalog."""
+        self._session.close()
         await self.stores.close()
         await self.kv.close()
 
@@ -80,54 +86,68 @@ class Engine:
                 )
         raise NotFoundError("no such table", table=f"{namespace}.{name}")
 
-    async def _execute(self, planned: Planned, statement: Statement, receipt: Receipt) -> AsyncIterator[pa.RecordBatch]:
-        if planned.rows is not None:
-            for batch in planned.rows:
-                yield batch
+    async def _execute(
+        self, planned: Planned, parsed: Parsed, late: bool, receipt: Receipt
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
+        for batch in planned.rows:
+            yield batch
+        if planned.plan is None:
             return
-        assert planned.plan is not None
+        before_s = time.process_time()
         try:
-            async for batch in stream(self._session.context, planned.plan):
-                if batch.num_rows:
-                    yield retyped(batch, planned.schema)
+            async with aclosing(stream(self._session.context, planned.plan)) as batches:
+                async for batch in batches:
+                    if batch.num_rows:
+                        yield retyped(batch, planned.schema)
         except FirnlineError:
             raise
         except BaseException as error:
             if not isinstance(error, Exception) and not is_panic(error):
                 raise
-            translated = translate(error, statement.sql)
+            translated = translate(error, parsed.sql)
             raise await name_the_file(self._session, translated, planned.scans.values()) from error
         receipt.bytes_scanned = metrics_of(planned.plan).bytes_scanned
+        self._late.learn(parsed.text, late, (time.process_time() - before_s) * 1000)
 
     async def _limited(
-        self, batches: AsyncIterator[pa.RecordBatch], limits: Limits, started: float
-    ) -> AsyncIterator[pa.RecordBatch]:
+        self, batches: AsyncGenerator[pa.RecordBatch, None], limits: Limits, started: float
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
         rows = n_bytes = 0
-        while True:
-            try:
-                batch = await _deadline(anext(batches), limits, started)  # type: ignore[arg-type]
-            except StopAsyncIteration:
-                return
-            rows += batch.num_rows
-            n_bytes += batch.nbytes
-            if limits.result_rows_max and rows > limits.result_rows_max:
-                raise LimitError("the result has more rows than max_rows; add a LIMIT", max_rows=limits.result_rows_max)
-            if limits.result_bytes_max and n_bytes > limits.result_bytes_max:
-                raise LimitError("the result is larger than its limit; add a LIMIT", max_bytes=limits.result_bytes_max)
-            yield batch
+        async with aclosing(batches):
+            while True:
+                try:
+                    batch = await _deadline(anext(batches), limits, started)
+                except StopAsyncIteration:
+                    return
+                rows += batch.num_rows
+                n_bytes += batch.nbytes
+                if limits.result_rows_max and rows > limits.result_rows_max:
+                    raise LimitError(
+                        "the result has more rows than max_rows; add a LIMIT", max_rows=limits.result_rows_max
+                    )
+                if limits.result_bytes_max and n_bytes > limits.result_bytes_max:
+                    raise LimitError(
+                        "the result is larger than its limit; add a LIMIT", max_bytes=limits.result_bytes_max
+                    )
+                yield batch
 
     async def _finish(
-        self, batches: AsyncIterator[pa.RecordBatch], receipt: Receipt, stores: Stores, started: tuple[float, float]
-    ) -> AsyncIterator[pa.RecordBatch]:
-        async for batch in batches:
-            receipt.rows += batch.num_rows
-            yield batch
+        self,
+        batches: AsyncGenerator[pa.RecordBatch, None],
+        receipt: Receipt,
+        stores: Stores,
+        started: tuple[float, float],
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
+        async with aclosing(batches):
+            async for batch in batches:
+                receipt.rows += batch.num_rows
+                yield batch
         receipt.requests, receipt.metadata_bytes = stores.count.requests, stores.count.bytes
         receipt.wall_ms = (time.perf_counter() - started[0]) * 1000
         receipt.cpu_ms = (time.process_time() - started[1]) * 1000
 
 
-async def _batches(table: pa.Table) -> AsyncIterator[pa.RecordBatch]:
+async def _batches(table: pa.Table) -> AsyncGenerator[pa.RecordBatch, None]:
     for batch in table.to_batches():
         yield batch
 

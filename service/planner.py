@@ -36,11 +36,11 @@ TableName = tuple[str, str]
 
 @dataclass
 class Planned:
-    """A statement ready to run: a physical plan, or rows that planning already gave; and the tables it reads."""
+    """A statement ready to run: rows that planning already gave, the plan of the others, and the tables it reads."""
 
     schema: pa.Schema
     plan: ExecutionPlan | None = None
-    rows: Sequence[pa.RecordBatch] | None = None
+    rows: Sequence[pa.RecordBatch] = ()
     scans: Mapping[str, TableScan] = field(default_factory=dict)
 
 
@@ -49,7 +49,7 @@ class Planner:
 
     def __init__(
         self, session: Session, stores: Stores, tables: Tables, snapshots: SnapshotCache, footers: FooterCache,
-        cache: ScanCache, statement: Statement, parsed: Parsed, receipt: Receipt,
+        cache: ScanCache, statement: Statement, parsed: Parsed, receipt: Receipt, late: bool,
     ) -> None:  # fmt: skip
         self._session, self._stores, self._tables = session, stores, tables
         self._cache_of_snapshots, self._footers, self._cache = snapshots, footers, cache
@@ -57,6 +57,7 @@ class Planner:
         self._entries: dict[TableName, TableEntry] = {}
         self._namespaces: list[str] = []
         self._snapshots: dict[TableName, Snapshot | FirnlineError] = {}
+        self._late = late
         self._failure: FirnlineError | None = None
         self._asked: set[TableName] = set()
         self._loop = asyncio.get_running_loop()
@@ -68,12 +69,18 @@ class Planner:
         if own is not None:
             return Planned(own.schema, rows=own.to_batches())
         await self._load_snapshots()
-        if self._reads_the_catalog():
-            return await asyncio.to_thread(self._collect_catalog)
-        wanted = await asyncio.to_thread(self._wanted_files)
+        if self._parsed.tokens[0].is_word("SHOW", "DESCRIBE", "DESC"):
+            return await self._session.in_planner(self._collect_catalog, {})
+        lists_catalog = "information_schema" in self._parsed.words
+        if lists_catalog or self._may_prune():
+            wanted = await self._session.in_planner(self._wanted_files)
+        else:
+            wanted = {name: np.ones(len(self._snapshot(name).files), dtype=bool) for name in self._snapshots}
         scans = await self._make_scans(wanted)
-        self._count(scans)
-        return await asyncio.to_thread(self._physical, scans)
+        finish = self._collect_catalog if lists_catalog else self._physical
+        planned = await self._session.in_planner(finish, scans)
+        self._count(planned.scans)
+        return planned
 
     # Names and snapshots
 
@@ -121,13 +128,16 @@ class Planner:
         with self._session.planning(self._names(self._stub)) as context:
             try:
                 frame = context.sql_with_options(text, READ_ONLY, param_values=parsed.params or None)
-                plan = frame.optimized_logical_plan() if self._worth_pruning() else None
+                plan = frame.optimized_logical_plan()
             except BaseException as error:
                 raise self._translated(error) from error
         return {name: self._mask(name, plan) for name in self._asked}
 
-    def _worth_pruning(self) -> bool:
-        return any(len(self._snapshot(name).files) > 1 for name in self._asked)
+    def _may_prune(self) -> bool:
+        """Tell whether planning over stubs can save anything: a table of several files, or one that failed to load
+        and may not even be meant."""
+        found = self._snapshots.values()
+        return any(isinstance(each, FirnlineError) or len(each.files) > 1 for each in found)
 
     def _snapshot(self, name: TableName) -> Snapshot:
         found = self._snapshots[name]
@@ -135,10 +145,10 @@ class Planner:
             raise found
         return found
 
-    def _mask(self, name: TableName, plan: LogicalPlan | None) -> np.ndarray:
+    def _mask(self, name: TableName, plan: LogicalPlan) -> np.ndarray:
         snapshot = self._snapshot(name)
         every = np.ones(len(snapshot.files), dtype=bool)
-        if plan is None or len(snapshot.files) <= 1:
+        if len(snapshot.files) <= 1:
             return every
         found = [s for s in scans_of(plan) if (s.schema or DEFAULT_NAMESPACE, s.table) == name]
         # Scans inside scalar subqueries have no node that the walk reaches, but the plan's text has them all.
@@ -191,7 +201,9 @@ class Planner:
                 scan_bytes=total, max_bytes=limit,
             )  # fmt: skip
         works = [
-            make_scan(self._session, self._stores, self._snapshot(name), mask, self._footers, self._cache)
+            make_scan(
+                self._session, self._stores, self._snapshot(name), mask, self._footers, self._cache, late=self._late
+            )
             for name, mask in wanted.items()
         ]
         try:
@@ -199,10 +211,10 @@ class Planner:
         except BaseException as error:
             raise self._translated(error) from error
 
-    def _count(self, scans: Mapping[TableName, TableScan]) -> None:
+    def _count(self, scans: Mapping[str, TableScan]) -> None:
         receipt = self._receipt
-        for name, scan in scans.items():
-            receipt.snapshots[self._shown(name)] = scan.snapshot.version
+        for shown, scan in scans.items():
+            receipt.snapshots[shown] = scan.snapshot.version
             receipt.files_total += scan.n_files
             receipt.files_scanned += scan.n_scanned
             receipt.files_pruned += scan.n_files - scan.n_scanned
@@ -215,15 +227,20 @@ class Planner:
         return ref.location or f"{ref.namespace or DEFAULT_NAMESPACE}.{ref.name}"
 
     def _physical(self, scans: Mapping[TableName, TableScan]) -> Planned:
-        shown = {self._shown(name): scan for name, scan in scans.items()}
-        with self._session.planning(self._names(lambda name: scans[name].table if name in scans else None)) as context:
+        used: dict[TableName, TableScan] = {}
+
+        def table(name: TableName) -> Table | None:
+            if name in scans:
+                used[name] = scans[name]
+            return scans[name].table if name in scans else None
+
+        with self._session.planning(self._names(table)) as context:
             try:
                 frame = context.sql_with_options(self._parsed.text, READ_ONLY, param_values=self._parsed.params or None)
                 schema = _answered(frame.schema())
-                if self._parsed.explained:
-                    rows = [retyped(batch, schema) for batch in frame.collect()]
-                    return Planned(schema, rows=[with_tables(schema, shown), *rows], scans=shown)
-                return Planned(schema, plan=frame.execution_plan(), scans=shown)
+                shown = {self._shown(name): scan for name, scan in used.items()}
+                first = [with_tables(schema, shown)] if self._parsed.explained else []
+                return Planned(schema, frame.execution_plan(), first, shown)
             except BaseException as error:
                 raise self._translated(error) from error
 
@@ -243,15 +260,11 @@ class Planner:
         columns = list(zip(*rows, strict=True)) if rows else [() for _ in names]
         return pa.table({n: pa.array(list(c), pa.string()) for n, c in zip(names, columns, strict=True)})
 
-    def _reads_the_catalog(self) -> bool:
-        first = self._parsed.tokens[0]
-        return "information_schema" in self._parsed.words or first.is_word("SHOW", "DESCRIBE", "DESC")
-
-    def _collect_catalog(self) -> Planned:
+    def _collect_catalog(self, scans: Mapping[TableName, TableScan]) -> Planned:
         """Run at once, while names still resolve: the engine lists the catalog during execution."""
 
         def table(name: TableName) -> Table | None:
-            found = self._stub(name)
+            found = scans[name].table if name in scans else self._stub(name)
             self._failure = None if "information_schema" in self._parsed.words else self._failure
             return found
 
