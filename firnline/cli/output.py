@@ -71,7 +71,7 @@ def _write_table(stream: ResultStream, style: Style, out: BinaryIO) -> None:
             kept = batch if style.rows_max is None else batch.slice(0, style.rows_max - n_kept)
             batches.append(kept)
             n_kept += kept.num_rows
-    width = shutil.get_terminal_size().columns if style.fit else None
+    width = shutil.get_terminal_size((120, 24)).columns if style.fit else None
     table = pa.Table.from_batches(batches, stream.schema)
     lines = [render(table, width=width, color=style.color, expanded=style.expanded)]
     if n_kept < n_rows:

@@ -6,16 +6,19 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from firnline.cli.options import Duration, guarded, lake_option, settings_for
-from service.statement import Role
+
+if TYPE_CHECKING:
+    from service.statement import Role
 
 __all__ = ["token"]
 
 T = TypeVar("T")
+_ROLES: tuple[Role, ...] = ("reader", "writer", "admin")
 
 
 @click.group(short_help="Create, list and revoke API tokens.")
@@ -24,7 +27,7 @@ def token() -> None:
 
 
 @token.command(short_help="Create a token and show it, once.")
-@click.option("--role", type=click.Choice(get_args(Role)), required=True, help="What its holder may do.")
+@click.option("--role", type=click.Choice(_ROLES), required=True, help="What its holder may do.")
 @click.option("--name", help="What it is for.  [default: the role]")
 @click.option(
     "--expires", "expires_ms", type=Duration(), metavar="DURATION", help="Ends after 12h, 30m, …; else never."
