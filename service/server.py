@@ -115,7 +115,7 @@ async def _verifier(settings: ServeSettings, kv: KV, clock: Clock) -> VerifyToke
 
     async def verify(presented: str) -> Caller:
         token = await verify_token(kv, clock, presented)
-        return Caller(token.role, token.id)
+        return Caller(token.role, token.token_id)
 
     return verify
 

@@ -1,0 +1,115 @@
+"""The Lambda adapter serves the same app: its answers equal uvicorn's, request by request."""
+
+import asyncio
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from service.app import AppSettings
+from service.lambda_handler import lambda_handler
+from service.statement import Limits
+from tests.support.http_app import app_over, serving
+from tests.support.runner import SqlRunner
+
+SQL = "SELECT value AS n, 'é' AS s, 1.5 AS f FROM range(3)"
+REQUESTS: list[tuple[str, str, Any]] = [
+    ("POST", "/v1/sql", {"sql": SQL}),
+    *[("POST", "/v1/sql", {"sql": SQL, "format": kind}) for kind in ("ndjson", "csv", "arrow", "parquet")],
+    ("POST", "/v1/sql", {"sql": "SELECT value FROM range(200000)", "format": "arrow"}),
+    ("POST", "/v1/sql", {"sql": "SELEC"}),
+    ("POST", "/v1/sql", {"sql": "CALL bug"}),
+    ("POST", "/v1/sql", {"sql": "SELECT value FROM range(9)", "max_rows": 2}),
+    ("POST", "/v1/sql", {"sql": "SELECT 1", "mode": "async"}),
+    ("POST", "/v1/sql", b"{"),
+    ("POST", "/v1/sql", b"x" * (9 << 20)),
+    ("GET", "/v1/tables", None),
+    ("GET", "/v1/statements/unknown", None),
+    ("GET", "/v1/statements/unknown/result?page=1&format=csv", None),
+    ("DELETE", "/v1/statements/unknown", None),
+    ("GET", "/nope", None),
+    ("DELETE", "/v1/sql", None),
+    ("GET", "/healthz", None),
+    ("GET", "/readyz", None),
+    ("GET", "/openapi.json", None),
+]
+
+
+@pytest.fixture(scope="module")
+def app() -> FastAPI:
+    return app_over(SqlRunner(), settings=AppSettings(background=False, limits=Limits(timeout_ms=20_000)))
+
+
+@pytest.fixture(scope="module")
+def url(app: FastAPI) -> Iterator[str]:
+    with serving(app) as url:
+        yield url
+
+
+def body_of(asked: Any) -> bytes:
+    return asked if isinstance(asked, bytes) else b"" if asked is None else json.dumps(asked).encode()
+
+
+def event_of(method: str, path: str, body: bytes) -> dict[str, Any]:
+    """Return the event that API Gateway (payload version 2.0) would send."""
+    path, _, query = path.partition("?")
+    return {
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": path,
+        "rawQueryString": query,
+        "headers": {"content-type": "application/json", "host": "x", "x-request-id": "same"},
+        "requestContext": {"http": {"method": method, "path": path, "sourceIp": "127.0.0.1"}, "stage": "$default"},
+        "body": base64.b64encode(body).decode(),
+        "isBase64Encoded": True,
+    }
+
+
+def normal(status: int, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], Any]:
+    """Return an answer without what differs between any two requests: statement ids, and how the body is framed."""
+    kept = {
+        name: value
+        for name, value in headers.items()
+        if name not in ("date", "server", "content-length", "transfer-encoding")
+    }
+    statement_id = kept.pop("x-statement-id", None)
+    if statement_id is not None:
+        body = body.replace(statement_id.encode(), b"ID")
+    found: Any = body
+    if "json" in kept["content-type"] and "ndjson" not in kept["content-type"]:
+        found = json.loads(body)
+        if "statement_id" in found:
+            found["statement_id"] = "ID"
+    return status, kept, found
+
+
+@pytest.mark.parametrize(("method", "path", "asked"), REQUESTS, ids=[f"{m} {p} {str(a)[:40]}" for m, p, a in REQUESTS])
+def test_an_answer_equals_the_servers(app: FastAPI, url: str, method: str, path: str, asked: Any) -> None:
+    body = body_of(asked)
+    headers = {"content-type": "application/json", "x-request-id": "same"}
+    served = httpx.request(method, url + path, content=body, headers=headers, trust_env=False)
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    try:
+        invoked = lambda_handler(app)(event_of(method, path, body), None)
+    finally:
+        asyncio.get_event_loop().close()
+        asyncio.set_event_loop(None)
+    answer = base64.b64decode(invoked["body"]) if invoked["isBase64Encoded"] else invoked["body"].encode()
+    assert normal(invoked["statusCode"], invoked["headers"], answer) == normal(
+        served.status_code, dict(served.headers), served.content
+    )
+
+
+def test_a_late_error_is_a_whole_problem_document_where_answers_are_buffered(app: FastAPI) -> None:
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    try:
+        invoked = lambda_handler(app)(event_of("POST", "/v1/sql", body_of({"sql": "CALL late 3"})), None)
+    finally:
+        asyncio.get_event_loop().close()
+        asyncio.set_event_loop(None)
+    assert invoked["statusCode"] == 400
+    assert json.loads(invoked["body"])["title"] == "SqlError"
