@@ -54,7 +54,7 @@ def type_name(type_: pa.DataType) -> str:
         return ("Large" if pa.types.is_large_list(type_) else "") + f"List({type_name(type_.value_type)})"
     if pa.types.is_fixed_size_list(type_):
         return f"FixedSizeList({type_.list_size}, {type_name(type_.value_type)})"
-    raise UnsupportedError("the query engine has no such type", type=str(type_))
+    raise UnsupportedError("a type that the query engine lacks", type=str(type_))
 
 
 def _field(field: pa.Field) -> str:
@@ -71,7 +71,7 @@ def typed_literal(value: pa.Scalar, type_: pa.DataType) -> str:
     if not value.is_valid:
         return f"arrow_cast(NULL, {wanted})"
     if pa.types.is_nested(type_):
-        raise UnsupportedError("a default value of a nested type needs the merge-on-read reader", type=str(type_))
+        raise UnsupportedError("a default value of a nested type", type=str(type_))
     if pa.types.is_binary(type_) or pa.types.is_fixed_size_binary(type_) or pa.types.is_large_binary(type_):
         return f"arrow_cast(X'{value.as_py().hex()}', {wanted})"
     if pa.types.is_timestamp(type_):

@@ -66,7 +66,7 @@ class _Pruner:
         if stats is None or scalar is None:
             return self.everything
         kept = pc.fill_null(compare(stats, scalar), True)
-        return np.logical_and(kept, ~self._all_null(stats))
+        return np.asarray(np.logical_and(kept, ~self._all_null(stats)))
 
     def _all_null(self, stats: ColumnStats) -> np.ndarray:
         counts = np.asarray(pc.fill_null(stats.null_count, -1).cast(pa.int64()))
@@ -78,14 +78,14 @@ class _Pruner:
         if stats is None:
             return self.everything
         if negated:
-            return np.logical_not(self._all_null(stats))
+            return np.asarray(np.logical_not(self._all_null(stats)))
         return np.asarray(pc.fill_null(pc.not_equal(stats.null_count, 0), True))
 
     def _starts_with(self, column: str, prefix: str) -> np.ndarray:
         low = self._with_value(column, prefix, lambda stats, scalar: _compare(stats, ">=", scalar))
         above = prefix + "\U0010ffff"
         high = self._with_value(column, above, lambda stats, scalar: _compare(stats, "<=", scalar))
-        return np.logical_and(low, high)
+        return np.asarray(np.logical_and(low, high))
 
     def _in(self, column: str, values: tuple[Any, ...]) -> np.ndarray:
         if len(values) <= IN_LIST_MAX:

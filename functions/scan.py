@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -28,7 +28,14 @@ from storage.errors import UnsupportedError
 from storage.stores import Stores
 from storage.tables.footers import FooterCache
 from storage.tables.merge_on_read import Fetch, read_rows
-from storage.tables.project import default_of, has_field_ids, is_direct, source_of, with_mapped_ids
+from storage.tables.project import (
+    constants_of,
+    default_of,
+    has_field_ids,
+    is_direct,
+    source_of,
+    with_mapped_ids,
+)
 from storage.tables.snapshot import LoadedDeletes, Snapshot
 
 __all__ = ["ScanCache", "TableScan", "file_url", "make_scan"]
@@ -146,12 +153,17 @@ async def _sort(
     )
     branches: dict[tuple[bytes, tuple[object, ...]], _Branch] = {}
     selects: dict[tuple[bytes, tuple[object, ...]], list[str] | str] = {}
+    filled: dict[bytes, list[str]] = {}
     for index, footer in zip(native, read, strict=True):
         if footer.metadata.num_rows == 0:
             continue
-        group = (footer.fingerprint, tuple(values[index].as_py() for values in files.partitions.values()))
+        if footer.fingerprint not in filled:
+            filled[footer.fingerprint] = _filled(snapshot, footer.schema)
+        constants = constants_of(snapshot, index)
+        used = tuple(constants[name].as_py() if name in constants else None for name in filled[footer.fingerprint])
+        group = (footer.fingerprint, used)
         if group not in selects:
-            selects[group] = _select(snapshot, index, footer.schema)
+            selects[group] = _select(snapshot, constants, footer.schema)
         columns = selects[group]
         if isinstance(columns, str):
             slow[index] = columns
@@ -167,38 +179,54 @@ async def _sort(
     return kept, slow
 
 
-def _select(snapshot: Snapshot, index: int, stored: pa.Schema) -> list[str] | str:
-    """Return the select list that turns a file's columns into the table's, or why there is none."""
+def _stored_fields(snapshot: Snapshot, stored: pa.Schema) -> list[pa.Field]:
     if snapshot.name_mapping is not None and not has_field_ids(stored):
         stored = with_mapped_ids(stored, snapshot.name_mapping)
-    candidates = list(stored)
-    columns = []
-    for logical in snapshot.schema:
-        name = identifier(logical.name)
-        if logical.name in snapshot.files.partitions:
-            value = snapshot.files.partitions[logical.name][index]
-            columns.append(f"{typed_literal(value, logical.type)} AS {name}")
-            continue
-        source = source_of(logical, candidates, snapshot.matching)
-        try:
-            if source is None:
-                columns.append(f"{typed_literal(default_of(logical), logical.type)} AS {name}")
-            elif is_direct(logical, source, snapshot.matching):
-                columns.append(f"{identifier(source.name)} AS {name}")
-            elif pa.types.is_nested(logical.type) or pa.types.is_nested(source.type):
-                return "nested columns that changed"
-            else:
-                columns.append(f"arrow_cast({identifier(source.name)}, '{type_name(logical.type)}') AS {name}")
-        except UnsupportedError:
-            return "a type without a native form"
-    return columns
+    return list(stored)
+
+
+def _filled(snapshot: Snapshot, stored: pa.Schema) -> list[str]:
+    """Return the columns that a file of this schema takes from its partition."""
+    candidates = _stored_fields(snapshot, stored)
+    return [
+        logical.name
+        for logical in snapshot.schema
+        if (logical.name in snapshot.files.partitions or logical.name in snapshot.files.absent)
+        and (snapshot.matching != "field_id" or source_of(logical, candidates, snapshot.matching) is None)
+    ]
+
+
+def _select(snapshot: Snapshot, constants: Mapping[str, pa.Scalar], stored: pa.Schema) -> list[str] | str:
+    """Return the select list that turns a file's columns into the table's, or why there is none."""
+    candidates = _stored_fields(snapshot, stored)
+    try:
+        return [_column(snapshot, logical, constants, candidates) for logical in snapshot.schema]
+    except UnsupportedError as error:
+        return error.message
+
+
+def _column(
+    snapshot: Snapshot, logical: pa.Field, constants: Mapping[str, pa.Scalar], candidates: list[pa.Field]
+) -> str:
+    """Return one item of a select list. Raises `UnsupportedError` when no native expression gives the column."""
+    name, matching = identifier(logical.name), snapshot.matching
+    source = source_of(logical, candidates, matching)
+    if logical.name in constants and (source is None or matching != "field_id"):
+        return f"{typed_literal(constants[logical.name], logical.type)} AS {name}"
+    if source is None:
+        return f"{typed_literal(default_of(logical), logical.type)} AS {name}"
+    if is_direct(logical, source, matching):
+        return f"{identifier(source.name)} AS {name}"
+    if pa.types.is_nested(logical.type) or pa.types.is_nested(source.type):
+        raise UnsupportedError("nested columns that changed")
+    return f"arrow_cast({identifier(source.name)}, '{type_name(logical.type)}') AS {name}"
 
 
 def _is_plain(snapshot: Snapshot, stored: pa.Schema) -> bool:
     """Tell whether the file's columns are the table's own, in order."""
-    if snapshot.files.partitions or stored.names != snapshot.schema.names:
+    if stored.names != snapshot.schema.names or _filled(snapshot, stored):
         return False
-    candidates = list(stored)
+    candidates = _stored_fields(snapshot, stored)
     return all(
         source_of(logical, candidates, snapshot.matching) is source and is_direct(logical, source, snapshot.matching)
         for logical, source in zip(snapshot.schema, candidates, strict=True)

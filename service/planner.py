@@ -155,7 +155,8 @@ class Planner:
         shown = len(re.findall(rf"^\s*TableScan: (?:\S*\.)?{re.escape(name[1])}(?=\s|$)", plan.display_indent(), re.M))
         if shown > len(found):
             return every
-        return np.logical_or.reduce([~every, *(may_match(snapshot, each.predicate) for each in found)])
+        masks = [~every, *(may_match(snapshot, each.predicate) for each in found)]
+        return np.asarray(np.logical_or.reduce(masks))
 
     def _stub(self, name: TableName) -> Table | None:
         found = self._snapshots.get(name)

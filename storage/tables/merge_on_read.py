@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.errors import CorruptError, UnsupportedError
-from storage.tables.project import has_field_ids, project_array, project_batch, source_of, with_mapped_ids
+from storage.tables.project import constants_of, has_field_ids, project_batch, source_of, with_mapped_ids
 from storage.tables.snapshot import EqualityDelete, LoadedDeletes, Snapshot
 
 if TYPE_CHECKING:
@@ -84,12 +84,12 @@ def read_rows(
         the file's format is not read, naming it
     """
     location = snapshot.files.paths[index]
-    constants = {name: values[index] for name, values in snapshot.files.partitions.items()}
+    constants = constants_of(snapshot, index)
     first_row = 0
     try:
         for stored in _stored_batches(fetch, snapshot, index, schema, deletes):
             batch = _with_ids(stored, snapshot)
-            keep = _live_rows(batch, first_row, deletes)
+            keep = _live_rows(batch, first_row, deletes, constants)
             first_row += batch.num_rows
             if keep is not None:
                 batch = batch.filter(pa.array(keep))
@@ -138,7 +138,8 @@ def _rows_without_columns(n_rows: int) -> Iterator[pa.RecordBatch]:
 def _needed(stored: pa.Schema, schema: pa.Schema, snapshot: Snapshot, deletes: LoadedDeletes | None) -> list[str]:
     """Return the stored top-level columns that the projection and the equality deletes need."""
     candidates = list(stored)
-    wanted = [field for field in schema if field.name not in snapshot.files.partitions]
+    constant = snapshot.files.partitions if snapshot.matching != "field_id" else {}
+    wanted = [field for field in schema if field.name not in constant]
     for delete in deletes.equality if deletes else ():
         wanted.extend(delete.schema)
     found = [source_of(field, candidates, snapshot.matching) for field in wanted]
@@ -184,7 +185,9 @@ def _avro_batches(file: BlobFile, location: str) -> Iterator[pa.RecordBatch]:
     yield from read_batches(io.BufferedReader(file), location, BATCH_ROWS)
 
 
-def _live_rows(batch: pa.RecordBatch, first_row: int, deletes: LoadedDeletes | None) -> np.ndarray | None:
+def _live_rows(
+    batch: pa.RecordBatch, first_row: int, deletes: LoadedDeletes | None, constants: Mapping[str, pa.Scalar]
+) -> np.ndarray | None:
     """Return bool[rows] of the rows to keep, or None to keep all."""
     if deletes is None:
         return None
@@ -192,28 +195,25 @@ def _live_rows(batch: pa.RecordBatch, first_row: int, deletes: LoadedDeletes | N
     start, limit = np.searchsorted(deletes.positions, [first_row, first_row + batch.num_rows])
     keep[np.asarray(deletes.positions[start:limit] - first_row, dtype=np.int64)] = False
     for delete in deletes.equality:
-        keep &= ~_equals_any(batch, delete)
+        keep &= ~_equals_any(project_batch(batch, delete.schema, "field_id", constants), delete)
     return None if keep.all() else keep
 
 
-def _equals_any(batch: pa.RecordBatch, delete: EqualityDelete) -> np.ndarray:
-    """Return bool[rows]: the row equals some key of the delete in every one of its columns, nulls equal."""
-    candidates = list(batch.schema)
-    row_codes = np.zeros(batch.num_rows, dtype=np.int64)
+def _equals_any(rows: pa.RecordBatch, delete: EqualityDelete) -> np.ndarray:
+    """Return bool[rows]: the row equals some key of the delete in every one of its columns, nulls equal.
+
+    Each column turns into the position of its value among the keys' values; positions of several columns are combined
+    into one number and made dense again, so that they never overflow.
+    """
+    row_codes = np.zeros(rows.num_rows, dtype=np.int64)
     key_codes = np.zeros(delete.keys.num_rows, dtype=np.int64)
     for position, field in enumerate(delete.schema):
-        source = source_of(field, candidates, "field_id")
-        if source is None:
-            rows = pa.nulls(batch.num_rows, field.type)
-        else:
-            rows = project_array(batch.column(candidates.index(source)), source, field, "field_id")
         keys = delete.keys.column(position).cast(field.type).combine_chunks()
         values = pc.unique(keys)
-        row_codes = row_codes * (len(values) + 1) + _codes(rows, values)
+        row_codes = row_codes * (len(values) + 1) + _codes(rows.column(position), values)
         key_codes = key_codes * (len(values) + 1) + _codes(keys, values)
-        dense, codes = np.unique(np.concatenate([key_codes, row_codes]), return_inverse=True)
+        codes = np.unique(np.concatenate([key_codes, row_codes]), return_inverse=True)[1]
         key_codes, row_codes = codes[: len(key_codes)], codes[len(key_codes) :]
-        del dense
     return np.isin(row_codes, key_codes)
 
 

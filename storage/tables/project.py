@@ -21,9 +21,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.errors import CorruptError
-from storage.tables.snapshot import FIELD_ID, INITIAL_DEFAULT, PHYSICAL_NAME, Matching
+from storage.tables.snapshot import FIELD_ID, INITIAL_DEFAULT, PHYSICAL_NAME, Matching, Snapshot
 
-__all__ = ["default_of", "has_field_ids", "is_direct", "project_array", "project_batch", "source_of", "with_mapped_ids"]
+__all__ = [
+    "constants_of",
+    "default_of",
+    "has_field_ids",
+    "is_direct",
+    "project_array",
+    "project_batch",
+    "source_of",
+    "with_mapped_ids",
+]
 
 
 def source_of(field: pa.Field, candidates: Sequence[pa.Field], matching: Matching) -> pa.Field | None:
@@ -99,7 +108,7 @@ def _same(logical: pa.DataType, physical: pa.DataType, matching: Matching) -> bo
     if pa.types.is_struct(logical) and pa.types.is_struct(physical):
         ours, theirs = _children(logical), _children(physical)
         return len(ours) == len(theirs) and all(
-            a.name == b.name and source_of(a, theirs, matching) is b and _same(a.type, b.type, matching)
+            a.name == b.name and source_of(a, theirs, matching) == b and _same(a.type, b.type, matching)
             for a, b in zip(ours, theirs, strict=True)
         )
     if pa.types.is_map(logical) and pa.types.is_map(physical):
@@ -119,7 +128,8 @@ def project_batch(
     Parameters
     ----------
     batch : rows as the file holds them, with the file's field metadata
-    constants : logical column → the file's partition value, which wins over what the file holds
+    constants : logical column → the file's partition value (`constants_of`), which wins over what the file holds,
+        but with field ids only fills in for a column that the file lacks
 
     Raises
     ------
@@ -129,16 +139,23 @@ def project_batch(
     candidates = list(batch.schema)
     columns = []
     for field in schema:
-        if field.name in constants:
-            columns.append(_repeat(constants[field.name], batch.num_rows, field.type))
-            continue
         source = source_of(field, candidates, matching)
-        if source is None:
+        if field.name in constants and (source is None or matching != "field_id"):
+            columns.append(_repeat(constants[field.name], batch.num_rows, field.type))
+        elif source is None:
             columns.append(_repeat(default_of(field), batch.num_rows, field.type))
         else:
             column = batch.column(candidates.index(source))
             columns.append(project_array(column, source, field, matching))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def constants_of(snapshot: Snapshot, index: int) -> dict[str, pa.Scalar]:
+    """Return the values that hold in every row of file ``index`` by its partition: column → value."""
+    files = snapshot.files
+    constants = {name: values[index] for name, values in files.partitions.items()}
+    constants.update({name: values[index] for name, (values, known) in files.absent.items() if known[index]})
+    return constants
 
 
 def project_array(array: pa.Array, source: pa.Field, field: pa.Field, matching: Matching) -> pa.Array:
@@ -238,7 +255,7 @@ def _single_value(value: Any, type_: pa.DataType) -> Any:
     if pa.types.is_time(type_):
         return dt.time.fromisoformat(value)
     if pa.types.is_timestamp(type_):
-        return pa.scalar(value).cast(pa.timestamp("us", type_.tz)).as_py()
+        return pa.scalar(value).cast(type_)
     if pa.types.is_fixed_size_binary(type_):
         return uuid.UUID(value).bytes if "-" in value else bytes.fromhex(value)
     if pa.types.is_binary(type_):
