@@ -27,7 +27,8 @@ def read_batches(file: BinaryIO, location: str, batch_rows: int) -> Iterator[pa.
 
     try:
         reader = fastavro.reader(file)
-        schema = pa.schema([_field(field, location) for field in reader.writer_schema["fields"]])
+        writer: Any = reader.writer_schema
+        schema = pa.schema([_field(field, location) for field in writer["fields"]])
         rows: list[Any] = []
         for row in reader:
             rows.append(row)

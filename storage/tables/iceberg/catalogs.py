@@ -58,7 +58,7 @@ async def resolve_metadata_location(catalog_properties: Mapping[str, str], ident
     name = properties.pop("name", DEFAULT_NAME)
     kind = _kind(properties)
     if importlib.util.find_spec("pyiceberg") is None:
-        raise UnsupportedError("iceberg catalogs need an extra: install firnline[iceberg]")
+        raise UnsupportedError("iceberg catalogs need an extra: install firnline[iceberg-catalogs]")
     resolve = {"sql": _from_sql, "rest": _from_rest}.get(kind)
     if resolve is None:
         raise UnsupportedError("this type of iceberg catalog cannot be read; use sql or rest", type=kind)
