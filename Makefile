@@ -27,11 +27,11 @@ setup: .venv/.synced ## Install uv and every Python package, as uv.lock pins the
 
 .PHONY: demo
 demo: setup ## Make a lake of real sample data, query Parquet, Delta and Iceberg, say how to go on
-	$(RUN) firn --lake ./demo-lake demo
+	$(RUN) firn demo --lake ./demo-lake
 
 .PHONY: serve
 serve: setup ## Serve the demo lake on http://127.0.0.1:8080
-	$(RUN) firn --lake ./demo-lake serve
+	$(RUN) firn serve --lake ./demo-lake
 
 .PHONY: test
 test: setup ## Run the tests that need no server of Debian's
