@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import http.client
 import json
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +27,14 @@ from storage.clock import SystemClock
 __all__ = ["EtcdCluster", "EtcdServer", "etcd_cluster_or_skip", "etcd_server_or_skip", "free_ports"]
 
 _START_S_MAX = 30.0
+
+# Asks Linux to SIGKILL the program when the process that started it dies, however that happens. Not a ``preexec_fn``:
+# that forks this process, which grpc's threads do not survive in the child.
+_MORTAL = (
+    sys.executable,
+    "-ISc",
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])",
+)
 
 
 @dataclass
@@ -54,7 +62,7 @@ class EtcdServer:
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
         command += ["--initial-cluster", self.initial_cluster or f"{self.name}={peer}", *self.flags]
         with (self.folder / f"{self.name}.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent, env={})
+            self.process = subprocess.Popen([*_MORTAL, *command], stdout=log, stderr=log, env={})
 
     def wait(self) -> None:
         """Return once the server says that it is healthy, which it is when the cluster has a leader."""
@@ -189,9 +197,3 @@ def _binary() -> str:
     if found is None:
         pytest.skip("the program etcd is not installed; apt-get install etcd-server")
     return found
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to SIGKILL this process when the one that started it dies, however that happens."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
