@@ -13,10 +13,16 @@ from catalog.kv.blob import BlobKV
 from catalog.kv.memory import MemoryKV
 from catalog.kv.sqlite import SqliteKV
 from catalog.kv.state import HistoryLimits
+from storage.blobs import Blobs
+from storage.blobs.local import LocalBlobs
 from storage.blobs.memory import MemoryBlobs
+from storage.blobs.s3 import S3Blobs
 from storage.clock import SystemClock
 from storage.errors import InvalidError, NotFoundError
 from tests.support.etcd import EtcdServer, etcd_server_or_skip
+from tests.support.moto import create_bucket, moto_endpoint, moto_options
+
+__all__ = ["moto_endpoint"]
 
 pytestmark = pytest.mark.anyio
 
@@ -64,11 +70,30 @@ def sqlite(folder: Path, _request: pytest.FixtureRequest) -> AbstractAsyncContex
     return opened(lambda: SqliteKV(folder / "catalog.sqlite", SystemClock(), history=SMALL_HISTORY))
 
 
-def blob(_folder: Path, _request: pytest.FixtureRequest) -> AbstractAsyncContextManager[Opener]:
+def blob_memory(_folder: Path, _request: pytest.FixtureRequest) -> AbstractAsyncContextManager[Opener]:
     blobs = MemoryBlobs(SystemClock())
-    return opened(
-        lambda: BlobKV(blobs, "_catalog/head.json", SystemClock(), poll_interval_ms=10, history=SMALL_HISTORY)
-    )
+    return opened(lambda: over_blobs(blobs))
+
+
+def blob_local(folder: Path, _request: pytest.FixtureRequest) -> AbstractAsyncContextManager[Opener]:
+    return opened(lambda: over_blobs(LocalBlobs(folder, SystemClock())))
+
+
+@asynccontextmanager
+async def blob_s3(_folder: Path, request: pytest.FixtureRequest) -> AsyncIterator[Opener]:
+    endpoint: str = request.getfixturevalue("moto_endpoint")
+    bucket = f"kv-{SystemClock().new_id()}"
+    create_bucket(endpoint, bucket)
+    blobs = S3Blobs(bucket, moto_options(endpoint), SystemClock())
+    try:
+        async with opened(lambda: over_blobs(blobs)) as opener:
+            yield opener
+    finally:
+        await blobs.close()
+
+
+def over_blobs(blobs: Blobs) -> BlobKV:
+    return BlobKV(blobs, "_catalog/head.json", SystemClock(), poll_interval_ms=10, history=SMALL_HISTORY)
 
 
 def etcd(folder: Path, request: pytest.FixtureRequest) -> AbstractAsyncContextManager[Opener]:
@@ -90,9 +115,14 @@ async def compact(kv: KV, request: pytest.FixtureRequest) -> None:
 KVS = {
     "memory": Backend(memory, other_handles="a MemoryKV is its own map", forgets=write_much),
     "sqlite": Backend(sqlite, forgets=write_much),
-    "blob": Backend(blob, forgets=write_much),
+    "blob-memory": Backend(blob_memory, forgets=write_much),
+    "blob-local": Backend(blob_local, forgets=write_much),
+    "blob-s3": Backend(blob_s3, lease_ttl_s=1.0, forgets=write_much),
     "etcd": Backend(etcd, lease_ttl_s=2.0, forgets=compact),
 }
+
+SERVED = {"etcd", "blob-s3"}
+"""Backends that need a server of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +131,7 @@ def etcd_server() -> AsyncIterator[EtcdServer]:
         yield server
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.e2e if name == "etcd" else ()) for name in KVS])
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.e2e if name in SERVED else ()) for name in KVS])
 def backend(request: pytest.FixtureRequest) -> Backend:
     return KVS[request.param]
 
