@@ -1,6 +1,6 @@
 """`KV` in an etcd cluster, over the wire stubs of the package etcd3 on grpc's asyncio channels.
 
-etcd3's own client is not used: it blocks, it keeps a thread per watch, and its transactions do not tell their
+etcd3's own client is not used: it blocks, its watches end with their member, and its transactions do not tell their
 revision (docs/design/002-kv.md). Keys are kept under ``{namespace}/``; what the transactions need for themselves
 under ``{namespace}!txn/``.
 """
