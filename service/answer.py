@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
 from starlette.types import Receive, Scope, Send
@@ -20,6 +19,7 @@ from service.executor import Executor, describe_crash, timeout_error
 from service.journal import Entry, Journal
 from service.problems import problem_of, send_problem
 from service.statement import Format, Statement
+from service.streams import Stream
 from storage.errors import CancelledError, FirnlineError
 
 __all__ = ["answer"]
@@ -116,7 +116,7 @@ class _Reply:
         self._journal.end(self._entry)
         await self._send({"type": "http.response.body", "body": b""})
 
-    async def _held(self, chunks: AsyncGenerator[Chunk, None]) -> bytes | None:
+    async def _held(self, chunks: Stream[Chunk]) -> bytes | None:
         """Return the whole result if it is small (or wanted whole), else send its first chunk and return None."""
         first = await anext(chunks, b"")
         if len(first) >= _SMALL_BYTES and not self._whole:

@@ -14,12 +14,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from service.statement import Format, Receipt, Result
+from service.streams import Stream, close_stream
 from service.text import TEXT, cells, json_text
 from storage.errors import UnsupportedError
 
@@ -49,8 +51,10 @@ Piece = tuple[Chunk, ...]
 
 def encode(
     kind: Format, result: Result, *, statement_id: str, extra: Callable[[], dict[str, Any]] = dict
-) -> AsyncIterator[Chunk]:
-    """Yield the result in the format; ``extra()`` gives further top-level JSON members once the rows are out.
+) -> Stream[Chunk]:
+    """Return the result in the format; at its end it closes the batches.
+
+    ``extra()`` gives further top-level JSON members once the rows are out.
 
     Raises what the result's batches raise, and `UnsupportedError` for a column that the format cannot hold.
     """
@@ -62,7 +66,7 @@ def encode(
         pieces = _arrow(result)
     else:
         pieces = _lines(result, _ndjson_rows if kind == "ndjson" else _csv_rows, kind == "csv")
-    return _coalesced(pieces)
+    return Stream(_coalesced(pieces), partial(close_stream, result.batches))
 
 
 def error_tail(kind: Format, problem: dict[str, Any]) -> bytes:
@@ -101,7 +105,7 @@ def unique_names(names: Iterable[str]) -> list[str]:
     return unique
 
 
-async def _coalesced(pieces: AsyncGenerator[Piece, None]) -> AsyncIterator[Chunk]:
+async def _coalesced(pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[Chunk, None]:
     """Gather small pieces to 64 KiB and split large ones at 1 MiB."""
     held: list[Chunk] = []
     size = 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -20,6 +20,7 @@ import pyarrow as pa
 from service.encode import Chunk, encode
 from service.limits import limit_bytes, limit_rows
 from service.statement import Format, Receipt, Result, Runner, Statement
+from service.streams import Stream, close_stream
 from storage.clock import Clock
 from storage.errors import CancelledError, FirnlineError, InternalError, StatementTimeoutError
 
@@ -36,7 +37,7 @@ class EncodedResult:
     """
 
     schema: pa.Schema
-    chunks: AsyncGenerator[Chunk, None]
+    chunks: Stream[Chunk]
     receipt: Receipt
 
 
@@ -146,30 +147,18 @@ class InlineExecutor:
         except BaseException as error:
             self._running.pop(statement.statement_id, None)
             raise _ours(error) from error
-        batches = self._batches(running, result.batches)
-        return Result(result.schema, batches, result.receipt)
+        limited = limit_rows(result.batches, statement.limits)
+
+        async def forget() -> None:
+            self._running.pop(statement.statement_id, None)
+            await close_stream(limited)
+
+        return Result(result.schema, Stream(_guarded(running, limited), forget), result.receipt)
 
     async def run_encoded(self, statement: Statement, kind: Format) -> EncodedResult:
         result = await self.run(statement)
         chunks = encode(kind, result, statement_id=statement.statement_id)
         return EncodedResult(result.schema, limit_bytes(chunks, statement.limits), result.receipt)
-
-    async def _batches(
-        self, running: _Running, batches: AsyncIterator[pa.RecordBatch]
-    ) -> AsyncGenerator[pa.RecordBatch, None]:
-        limited = limit_rows(batches, running.statement.limits)
-        try:
-            async with aclosing(limited):
-                while True:
-                    try:
-                        batch = await running.until(anext(limited))
-                    except StopAsyncIteration:
-                        return
-                    except BaseException as error:
-                        raise _ours(error) from error
-                    yield batch
-        finally:
-            self._running.pop(running.statement.statement_id, None)
 
     def cancel(self, statement_id: str) -> bool:
         running = self._running.get(statement_id)
@@ -187,6 +176,17 @@ class InlineExecutor:
         for running in list(self._running.values()):
             running.stop.set()
         await self._runner.close()
+
+
+async def _guarded(running: _Running, batches: AsyncIterator[pa.RecordBatch]) -> AsyncGenerator[pa.RecordBatch, None]:
+    while True:
+        try:
+            batch = await running.until(anext(batches))
+        except StopAsyncIteration:
+            return
+        except BaseException as error:
+            raise _ours(error) from error
+        yield batch
 
 
 def _ours(error: BaseException) -> BaseException:

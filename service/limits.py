@@ -3,51 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
+from functools import partial
 
 import pyarrow as pa
 
 from service.encode import Chunk
 from service.statement import Limits
+from service.streams import Stream, close_stream
 from storage.errors import LimitError
 
-__all__ = ["close_stream", "limit_bytes", "limit_rows"]
+__all__ = ["limit_bytes", "limit_rows"]
 
 
-async def limit_rows(batches: AsyncIterator[pa.RecordBatch], limits: Limits) -> AsyncGenerator[pa.RecordBatch, None]:
-    """Yield the batches; raise `LimitError` before a batch that goes past ``result_rows_max``."""
+def limit_rows(batches: AsyncIterator[pa.RecordBatch], limits: Limits) -> Stream[pa.RecordBatch]:
+    """Return the batches; `LimitError` comes before a batch that goes past ``result_rows_max``."""
+    return Stream(_rows(batches, limits), partial(close_stream, batches))
+
+
+def limit_bytes(chunks: AsyncIterator[Chunk], limits: Limits) -> Stream[Chunk]:
+    """Return the encoded chunks; `LimitError` comes before one that goes past ``result_bytes_max``."""
+    return Stream(_bytes(chunks, limits), partial(close_stream, chunks))
+
+
+async def _rows(batches: AsyncIterator[pa.RecordBatch], limits: Limits) -> AsyncGenerator[pa.RecordBatch, None]:
     n_rows = 0
-    try:
-        async for batch in batches:
-            n_rows += batch.num_rows
-            if limits.result_rows_max and n_rows > limits.result_rows_max:
-                raise LimitError(
-                    "the result has more rows than its limit; add LIMIT, or ask for more with max_rows",
-                    result_rows_max=limits.result_rows_max,
-                )
-            yield batch
-    finally:
-        await close_stream(batches)
+    async for batch in batches:
+        n_rows += batch.num_rows
+        if limits.result_rows_max and n_rows > limits.result_rows_max:
+            raise LimitError(
+                "the result has more rows than its limit; add LIMIT, or ask for more with max_rows",
+                result_rows_max=limits.result_rows_max,
+            )
+        yield batch
 
 
-async def limit_bytes(chunks: AsyncIterator[Chunk], limits: Limits) -> AsyncGenerator[Chunk, None]:
-    """Yield the encoded chunks; raise `LimitError` before one that goes past ``result_bytes_max``."""
+async def _bytes(chunks: AsyncIterator[Chunk], limits: Limits) -> AsyncGenerator[Chunk, None]:
     n_bytes = 0
-    try:
-        async for chunk in chunks:
-            n_bytes += len(chunk)
-            if limits.result_bytes_max and n_bytes > limits.result_bytes_max:
-                raise LimitError(
-                    "the result has more bytes than its limit; select fewer rows or columns, or use mode async",
-                    result_bytes_max=limits.result_bytes_max,
-                )
-            yield chunk
-    finally:
-        await close_stream(chunks)
-
-
-async def close_stream(stream: AsyncIterator[Any]) -> None:
-    """Close an asynchronous generator; other iterators have nothing to close."""
-    close = getattr(stream, "aclose", None)
-    if close is not None:
-        await close()
+    async for chunk in chunks:
+        n_bytes += len(chunk)
+        if limits.result_bytes_max and n_bytes > limits.result_bytes_max:
+            raise LimitError(
+                "the result has more bytes than its limit; select fewer rows or columns, or use mode async",
+                result_bytes_max=limits.result_bytes_max,
+            )
+        yield chunk

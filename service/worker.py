@@ -18,8 +18,9 @@ import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from functools import partial
 from io import BytesIO
 
 import pyarrow as pa
@@ -27,9 +28,10 @@ import pyarrow as pa
 from service.encode import Chunk, encode
 from service.executor import describe_crash
 from service.frames import Frames, Kind
-from service.limits import close_stream, limit_bytes, limit_rows
+from service.limits import limit_bytes, limit_rows
 from service.memory import rss_bytes
 from service.statement import Format, Result, Runner, Statement
+from service.streams import Stream, close_stream
 from storage.errors import CancelledError, FirnlineError
 
 __all__ = ["OpenRunner", "main"]
@@ -84,13 +86,10 @@ class _Worker:
         limited = Result(result.schema, limit_rows(result.batches, statement.limits), result.receipt)
         encoded = _pages(limited) if form is None else encode(form, limited, statement_id=statement.statement_id)
         chunks = limit_bytes(encoded, statement.limits)
-        try:
+        async with aclosing(chunks):
             async for chunk in chunks:
                 await self._frames.send(Kind.CHUNK, chunk)
                 await asyncio.sleep(0)  # let a cancellation in
-        finally:
-            await close_stream(chunks)
-            await close_stream(limited.batches)
         return result.receipt.to_dict()
 
     async def _fail(self, error: BaseException, *, broken: bool) -> None:
@@ -102,8 +101,12 @@ class _Worker:
         await self._frames.send(Kind.ERROR, json.dumps(wire, default=str).encode())
 
 
-async def _pages(result: Result) -> AsyncIterator[Chunk]:
-    """Yield each batch, in pieces of around 16 MiB, as an Arrow IPC stream of its own, dictionaries included."""
+def _pages(result: Result) -> Stream[Chunk]:
+    """Return each batch, in pieces of around 16 MiB, as an Arrow IPC stream of its own, dictionaries included."""
+    return Stream(_page_bytes(result), partial(close_stream, result.batches))
+
+
+async def _page_bytes(result: Result) -> AsyncGenerator[Chunk, None]:
     async for batch in result.batches:
         step = max(1, _PAGE_BYTES * batch.num_rows // max(batch.nbytes, 1))
         for start in range(0, batch.num_rows, step):

@@ -24,6 +24,7 @@ from service.executor import EncodedResult, Load, timeout_error
 from service.frames import Kind
 from service.pool import WorkerPool, WorkerSettings, closing_error
 from service.statement import Format, Receipt, Result, Statement
+from service.streams import Stream
 from service.worker import OpenRunner
 from service.worker_process import WorkerProcess, error_of
 from storage.clock import Clock
@@ -74,12 +75,13 @@ class ProcessRunner:
     async def run(self, statement: Statement) -> Result:
         run, schema = await self._begin(statement, None)
         receipt = Receipt(statement_id=statement.statement_id)
-        return Result(schema, _decoded(self._chunks(run, receipt)), receipt)
+        chunks = self._stream(run, receipt)
+        return Result(schema, Stream(_decoded(chunks), chunks.aclose), receipt)
 
     async def run_encoded(self, statement: Statement, kind: Format) -> EncodedResult:
         run, schema = await self._begin(statement, kind)
         receipt = Receipt(statement_id=statement.statement_id)
-        return EncodedResult(schema, self._chunks(run, receipt), receipt)
+        return EncodedResult(schema, self._stream(run, receipt), receipt)
 
     def cancel(self, statement_id: str) -> bool:
         run = self._runs.get(statement_id)
@@ -165,19 +167,22 @@ class ProcessRunner:
             raise InternalError("a worker answered out of turn", kind=kind.name)
         return kind, payload
 
+    def _stream(self, run: _Run, receipt: Receipt) -> Stream[Chunk]:
+        async def release() -> None:
+            self._release(run)
+
+        return Stream(self._chunks(run, receipt), release)
+
     async def _chunks(self, run: _Run, receipt: Receipt) -> AsyncGenerator[Chunk, None]:
         assert run.worker is not None
-        try:
-            while True:
-                kind, payload = await self._next(run, run.worker)
-                if kind is Kind.END:
-                    run.finished.set()
-                    for name, value in json.loads(bytes(payload)).items():
-                        setattr(receipt, name, value)
-                    return
-                yield payload
-        finally:
-            self._release(run)
+        while True:
+            kind, payload = await self._next(run, run.worker)
+            if kind is Kind.END:
+                run.finished.set()
+                for name, value in json.loads(bytes(payload)).items():
+                    setattr(receipt, name, value)
+                return
+            yield payload
 
     async def _watch(self, run: _Run, worker: WorkerProcess) -> None:
         """Hold a running statement to its time and memory."""
@@ -190,6 +195,7 @@ class ProcessRunner:
             if memory_limit and worker.rss_bytes() > memory_limit:
                 run.failure = run.failure or _memory_error(limit_name, memory_limit)
                 await worker.kill()
+                self._release(run)
                 return
             with suppress(TimeoutError):
                 await asyncio.wait_for(run.finished.wait(), min(_POLL_S, left_s))
@@ -221,6 +227,7 @@ class ProcessRunner:
             await asyncio.wait_for(run.finished.wait(), _GRACE_S)
         if not run.finished.is_set():
             await worker.kill()
+            self._release(run)  # its reader may never come to it
 
     def _release(self, run: _Run) -> None:
         """Take the worker back from a statement that ended, failed, or was abandoned by its reader."""
@@ -261,12 +268,9 @@ async def _drain(worker: WorkerProcess) -> None:
             return
 
 
-async def _decoded(chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[pa.RecordBatch, None]:
+async def _decoded(chunks: Stream[Chunk]) -> AsyncGenerator[pa.RecordBatch, None]:
     """Read each chunk as an Arrow IPC stream of its own."""
-    try:
-        async for chunk in chunks:
-            with pa.ipc.open_stream(pa.py_buffer(chunk)) as reader:
-                for batch in reader:
-                    yield batch
-    finally:
-        await chunks.aclose()
+    async for chunk in chunks:
+        with pa.ipc.open_stream(pa.py_buffer(chunk)) as reader:
+            for batch in reader:
+                yield batch

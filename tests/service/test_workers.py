@@ -272,3 +272,12 @@ async def test_no_worker_outlives_a_server_that_is_killed() -> None:
     server.kill()
     await server.wait()
     await until(lambda: not any(map(alive, pids)))
+
+
+async def test_a_result_that_nobody_reads_gives_its_worker_back(runner: ProcessRunner) -> None:
+    for _ in range(3):
+        result = await runner.run_encoded(statement("SELECT value FROM range(1000000000)"), "csv")
+        await result.chunks.aclose()
+    await runner.run(statement("SELECT value FROM range(1000000000)", timeout_ms=300))
+    await until(lambda: runner.load().running == 0, 10)
+    assert await answer(runner, "SELECT 1 AS a") == b"a\r\n1\r\n"
