@@ -1,6 +1,6 @@
 """The yardstick of HTTP throughput: one FastAPI route on uvicorn that returns given bytes.
 
-    python -m benchmarks.bare_route FILE      prints ``listening on http://…`` when ready
+``python -m benchmarks.bare_route FILE`` prints ``listening on http://…`` when it is ready.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""pyiceberg's file access for a bucket that is a folder of this machine: names say ``s3://``, bytes go to the folder."""
+"""pyiceberg's file access for a bucket that is a folder: names say ``s3://``, bytes go to the folder."""
 
 from __future__ import annotations
 

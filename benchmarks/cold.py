@@ -86,9 +86,9 @@ def _installed_bytes(python: Path) -> int:
     return sum(path.lstat().st_size for path in Path(done.stdout.strip()).rglob("*") if path.is_file())
 
 
-def _section(
-    options: Options, starts: dict[str, list[Start]], sizes: dict[str, int], notes: Sequence[str]
-) -> Section:
+def _section(options: Options, starts: dict[str, list[Start]], sizes: dict[str, int], notes: Sequence[str]) -> Section:
+    official = options.official
+
     def median(name: str, member: str) -> float:
         return median_of([each[member] for each in starts[name]])
 
@@ -100,7 +100,13 @@ def _section(
         rows.append([name, *(f"{each:.3f}" for each in seconds), mb(median(name, "peak_rss_bytes")), size])
     header = ["", "import CPU s", "open CPU s", "query CPU s", "CPU s", "wall s", "peak RSS MB", "installed MB"]
     goals = [
-        Goal(f"cold start, {name}, CPU", round(median(name, "cpu_s"), 3) if name in starts else None, GOAL_S, " s", options.official)
+        Goal(
+            f"cold start, {name}, CPU",
+            round(median(name, "cpu_s"), 3) if name in starts else None,
+            GOAL_S,
+            " s",
+            official,
+        )
         for name in ("base dependencies", "full environment")
     ]
     return Section(

@@ -1,4 +1,4 @@
-"""The process whose start `benchmarks.cold` measures. Run by its path in any environment that has the product installed.
+"""The process whose start `benchmarks.cold` measures. Run by its path, in any environment with the product.
 
 Imports what a worker imports, opens a Delta table, fetches its first row, and prints what that took as a line of JSON.
 """

@@ -1,4 +1,4 @@
-"""Load on an HTTP endpoint: the same request again and again on kept-alive connections, with as little client as can be.
+"""Load on an HTTP endpoint: the same request again and again on kept-alive connections, with the least of clients.
 
 The client shares the machine with the server, so it parses no more of an answer than its length.
 """

@@ -18,7 +18,7 @@ import psutil
 from benchmarks.measure import mb, ms
 from benchmarks.options import Options
 from benchmarks.report import Goal, Section, Table
-from benchmarks.serving import Client, Refusal, serving
+from benchmarks.serving import Client, RefusedError, serving
 from benchmarks.tpch_data import tpch_queries, tpch_tables
 
 __all__ = ["Watch", "measure_memory", "watching"]
@@ -125,7 +125,7 @@ def _kill(client: Client, pid: int) -> Killed:
         try:
             client.sql(KILLED, timeout_ms=TIMEOUT_MS)
             answer = "an answer"
-        except Refusal as refusal:
+        except RefusedError as refusal:
             answer = str(refusal)
         answered_s = time.perf_counter() - started
     time.sleep(SETTLE_S - 1)

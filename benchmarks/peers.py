@@ -94,6 +94,18 @@ class FirnlinePeer:
         self._folder.close()
 
 
+class FirnlineNewTextPeer(FirnlinePeer):
+    """This product, where no text comes twice: what it learns from a repeated statement is of no use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._n_runs = 0
+
+    def run(self, sql: str) -> Answer:
+        self._n_runs += 1
+        return super().run(f"{sql.strip().rstrip(';')}\n/* {self._n_runs} */")
+
+
 class FirnlineHttpPeer:
     """This product over HTTP with Arrow results, on one connection to a server that it starts."""
 
@@ -225,6 +237,7 @@ def duckdb_extension(name: str) -> Path:
 
 PEERS: dict[str, Callable[[], Peer]] = {
     "firnline": FirnlinePeer,
+    "firnline-new-text": FirnlineNewTextPeer,
     "firnline-http": FirnlineHttpPeer,
     "datafusion": DataFusionPeer,
     "duckdb": DuckDBPeer,

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ def many_files(root: Path, n_files: int) -> ManyFiles:
 @contextmanager
 def facade(root: Path, *, delay_ms: float = 0, log: Path | None = None) -> Iterator[str]:
     """Serve the folders of ``root`` as buckets in a process of its own; yield the endpoint."""
-    arguments = ["benchmarks.s3_facade", "--root", str(root), "--delay-ms", str(delay_ms)]
-    with start_announced([*arguments, *(["--log", str(log)] if log else [])]) as (url, _pid):
+    arguments = ["--root", str(root), "--delay-ms", str(delay_ms), *(["--log", str(log)] if log else [])]
+    with start_announced("benchmarks.s3_facade", *arguments) as (url, _pid):
         yield url
 
 
@@ -81,7 +82,7 @@ def _groups(n_files: int) -> list[range]:
     """Split the files among the commits."""
     n_commits = min(COMMITS, n_files)
     bounds = [n_files * commit // n_commits for commit in range(n_commits + 1)]
-    return [range(start, limit) for start, limit in zip(bounds, bounds[1:], strict=False)]
+    return [range(start, limit) for start, limit in pairwise(bounds)]
 
 
 def _write_delta(folder: Path, n_files: int) -> None:
@@ -156,10 +157,7 @@ def _data_file(location: str, made: ManyFiles, index: int) -> Any:
     from pyiceberg.types import DoubleType, LongType, StringType
 
     types = (LongType(), StringType(), DoubleType())
-    lower, upper = (
-        {number: to_bytes(type_, value) for number, (type_, value) in enumerate(zip(types, each.values(), strict=True), 1)}
-        for each in _bounds(index)
-    )
+    lower, upper = (dict(enumerate(map(to_bytes, types, each.values()), 1)) for each in _bounds(index))
     counts = dict.fromkeys(range(1, len(types) + 1), ROWS)
     return DataFile.from_args(
         content=DataFileContent.DATA, file_path=location, file_format=FileFormat.PARQUET, partition=Record(),

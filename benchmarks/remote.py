@@ -26,6 +26,7 @@ from benchmarks.tpch_data import TABLES, tpch_queries, tpch_tables
 __all__ = ["measure_remote"]
 
 DELAY_MS = 20
+WARM_UPS = 2
 ENGINES = ("firnline", "datafusion", "duckdb", "polars")
 BUCKET = "tpch"
 
@@ -58,8 +59,9 @@ def measure_remote(options: Options) -> Section:
                 key = (query, engine)
                 first[key], again[key] = Cost(), Cost()
                 try:
-                    for turn in range(options.repeats):
-                        _fresh(engine, sql, endpoint, first[key], again[key], options.repeats if turn == 0 else 1)
+                    for _ in range(options.repeats - 1):
+                        _fresh(engine, sql, endpoint, first[key], again[key], 0)
+                    _fresh(engine, sql, endpoint, first[key], again[key], options.repeats)
                 except PeerError as error:
                     faults.append(f"{query}, {engine}: {error}")
     return _section(options, queries, first, again, faults)
@@ -95,10 +97,11 @@ def _fresh(engine: str, sql: str, endpoint: str, first: Cost, again: Cost, repea
         opened_s = peer.open(tables, S3Access(endpoint))
         run = peer.run(sql)
         first.add(opened_s + run.wall_s, _counts(endpoint))
-        for _ in range(repeats):
+        for turn in range(repeats + WARM_UPS if repeats else 0):
             _reset(endpoint)
             run = peer.run(sql)
-            again.add(run.wall_s, _counts(endpoint))
+            if turn >= WARM_UPS:
+                again.add(run.wall_s, _counts(endpoint))
 
 
 def _counts(endpoint: str) -> dict[str, int]:
@@ -134,7 +137,7 @@ def _section(
         facts=[
             f"TPC-H scale factor {options.scale} behind `benchmarks/s3_facade.py --delay-ms {DELAY_MS}`, which counts "
             f"requests and bytes. First: medians of {options.repeats} fresh processes, naming the tables included, "
-            "imports not. Again: medians of the same statement in the same process.",
+            f"imports not. Again: medians of {options.repeats} more runs in the last of them after {WARM_UPS} untimed.",
             "Every engine has its default settings; DuckDB's httpfs keeps file contents in memory, the others only "
             "metadata.",
             versions(["firnline", "datafusion", "duckdb", "duckdb-extension-httpfs", "polars"]) + ".",

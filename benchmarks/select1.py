@@ -27,7 +27,7 @@ def measure_select1(options: Options) -> Section:
         _head, answer = exchange(url, request)
         file = Path(folder) / "answer.json"
         file.write_bytes(answer)
-        with start_announced(["benchmarks.bare_route", str(file)]) as (bare, _pid):
+        with start_announced("benchmarks.bare_route", str(file)) as (bare, _pid):
             return _compare(options, {"firnline": url, "bare FastAPI route": bare + "/v1/sql"}, len(answer))
 
 
@@ -62,7 +62,7 @@ def _section(
         "select1",
         "`SELECT 1` over HTTP",
         facts=[
-            f"{options.requests} requests one after another on one kept-alive connection, and {CONNECTIONS} connections "
+            f"{options.requests} requests one after another on one kept-alive connection; {CONNECTIONS} connections "
             f"for {options.seconds:.1f} s; each in {options.repeats} rounds that take turns, medians of the rounds.",
             f"The bare route returns the same {n_bytes} bytes from its own uvicorn process. The load generator shares "
             "the machine's cores with both.",

@@ -1,7 +1,4 @@
-"""A real HTTP service of this product in a process of its own, and the plainest client that speaks to it.
-
-``python -m benchmarks.serving LAKE [PREFIX …]`` serves a lake on a free port of the loopback; what ``firn serve`` does.
-"""
+"""``firn serve`` in a process of its own, and the plainest client that speaks to it."""
 
 from __future__ import annotations
 
@@ -23,10 +20,14 @@ import pyarrow as pa
 
 from benchmarks.machine import REPOSITORY
 
-__all__ = ["Client", "Refusal", "Server", "serving", "start_announced"]
+__all__ = ["Client", "RefusedError", "Server", "serving", "start_announced"]
 
 
-class Refusal(Exception):
+FIRN = "from firnline.cli import main; main()"
+"""What the script ``firn`` does, with this interpreter."""
+
+
+class RefusedError(Exception):
     """The server answered with an error; the message is its problem document."""
 
 
@@ -38,12 +39,12 @@ class Client:
         self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
 
     def sql(self, sql: str, **members: Any) -> pa.Table:
-        """Return a statement's answer, asked for as Arrow. Raises `Refusal`."""
+        """Return a statement's answer, asked for as Arrow. Raises `RefusedError`."""
         body = json.dumps({"sql": sql, "format": "arrow", **members})
         self._connection.request("POST", "/v1/sql", body, {"Content-Type": "application/json"})
         with self._connection.getresponse() as response:
             if response.status >= 300:
-                raise Refusal(response.read().decode())
+                raise RefusedError(response.read().decode())
             with pa.ipc.open_stream(response) as reader:
                 table = reader.read_all()
             response.read()
@@ -75,47 +76,54 @@ class Server:
 @contextmanager
 def serving(*, allow: Sequence[str] = (), ready_s: float = 60) -> Iterator[Server]:
     """Serve an empty lake in a temporary folder until the block ends; SQL may also read the prefixes ``allow``."""
-    with (
-        tempfile.TemporaryDirectory() as lake,
-        start_announced(["benchmarks.serving", lake, *allow], ready_s) as (url, pid),
-    ):
-        yield Server(url, pid, lake)
+    with tempfile.TemporaryDirectory() as lake:
+        asked = ["serve", "--lake", lake, "--port", "0", *(f"--allow={prefix}" for prefix in allow)]
+        with _started([sys.executable, "-c", FIRN, *asked], ready_s) as (url, pid):
+            yield Server(url, pid, lake)
 
 
 @contextmanager
-def start_announced(module_and_arguments: Sequence[str], ready_s: float = 60) -> Iterator[tuple[str, int]]:
-    """Run ``python -m …`` until the block ends; yield the URL of its line ``listening on URL``, and its process id."""
+def start_announced(module: str, *arguments: str, ready_s: float = 60) -> Iterator[tuple[str, int]]:
+    """Run ``python -m module …`` until the block ends; yield the URL of its line ``listening on URL``, and its process
+    id. Raises `RuntimeError` with its last words when it does not come up."""
+    with _started([sys.executable, "-m", module, *arguments], ready_s) as started:
+        yield started
+
+
+@contextmanager
+def _started(command: Sequence[str], ready_s: float) -> Iterator[tuple[str, int]]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "FIRN_"))}
-    command = [sys.executable, "-m", *module_and_arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env=environment)
-    try:
-        assert process.stdout is not None
-        yield _announced(process.stdout, ready_s), process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=REPOSITORY, env=environment
+        )
         try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            assert process.stdout is not None
+            url = _announced(process.stdout, ready_s)
+            if url is None:
+                log.seek(0)
+                raise RuntimeError(f"{command[1:4]} did not come up: {log.read()[-2000:].decode(errors='replace')}")
+            yield url, process.pid
+        finally:
+            _stop(process)
 
 
-def _announced(output: IO[str], ready_s: float) -> str:
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _announced(output: IO[str], ready_s: float) -> str | None:
     while select.select([output], [], [], ready_s)[0]:
         line = output.readline()
         if not line:
-            raise RuntimeError("the server ended before it was ready")
+            return None
         if "listening on " in line:
             return line.partition("listening on ")[2].strip()
-    raise RuntimeError(f"the server was not ready within {ready_s:.0f} s")
-
-
-def _main(lake: str, allow: Sequence[str]) -> None:
-    from service.server import ServeSettings, serve
-    from service.settings import EngineSettings
-
-    serve(ServeSettings(EngineSettings(lake=lake, allow=tuple(allow)), port=0, log_level="warning"))
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1], sys.argv[2:])
+    return None

@@ -26,7 +26,7 @@ from benchmarks.tpch_data import tpch_queries, tpch_tables
 __all__ = ["Timings", "measure_tpch", "section_of"]
 
 REFERENCE = "duckdb"
-ENGINES = ("firnline", "datafusion", "firnline-http", "duckdb", "chdb", "polars")
+ENGINES = ("firnline", "datafusion", "firnline-new-text", "firnline-http", "duckdb", "chdb", "polars")
 PACKAGES = ("firnline", "datafusion", "duckdb", "chdb", "polars", "pyarrow", "tpchgen-cli")
 
 
@@ -91,7 +91,7 @@ def _warm_up(
         except PeerError as error:
             found[name].faults[number] = f"fails: {_short(error)}"
             if not peer.alive():
-                found[name].faults.update({later: "the process died" for later in range(number + 1, 23)})
+                found[name].faults.update(dict.fromkeys(range(number + 1, 23), "the process died"))
     reference = folder / f"{REFERENCE}-{number}.arrow"
     for name in peers:
         if name != REFERENCE and number not in found[name].faults:
@@ -135,7 +135,9 @@ def section_of(found: Mapping[str, Timings], queries: Sequence[int], options: Op
         facts=[
             f"Milliseconds, median of {options.repeats} after a warm-up, from the SQL text to an Arrow table, on the "
             "same Parquet files (tpchgen-cli, one file a table, Snappy). One process an engine; they take turns.",
-            "Firnline over HTTP is `POST /v1/sql` with Arrow results on one kept-alive connection.",
+            "`firnline-http` is `POST /v1/sql` to `firn serve`, Arrow results, one kept-alive connection. "
+            "`firnline-new-text` is Firnline in process with a comment that makes each text new: it learns from the "
+            "runs of a repeated statement whether to filter while it decodes, and there it cannot.",
             versions(PACKAGES) + ".",
         ],
         tables=[_time_table(found, queries), _total_table(found, queries)],
