@@ -115,7 +115,7 @@ async def test_a_watch_sees_what_another_process_writes(path: Path, kv: SqliteKV
 
 
 async def test_a_file_held_by_another_is_unavailable_in_bounded_time_and_still_read(path: Path) -> None:
-    kv = SqliteKV(path, SystemClock(), busy_timeout_s=0.3)
+    kv = SqliteKV(path, SystemClock(), busy_timeout_s=1.0)
     await kv.txn({}, [Put("a", b"1")])
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
@@ -123,10 +123,10 @@ async def test_a_file_held_by_another_is_unavailable_in_bounded_time_and_still_r
     writing = asyncio.create_task(kv.txn({}, [Put("a", b"2")]))
     entry = await kv.get("a")
     assert entry is not None and entry.value == b"1"
-    assert time.monotonic() - started < 0.25, "a read waits for a writer"
+    assert time.monotonic() - started < 0.8, "a read waits for a writer"
     with pytest.raises(UnavailableError, match="another process holds the catalog file"):
         await writing
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 5
     holder.execute("ROLLBACK")
     holder.close()
     entry = await kv.get("a")
@@ -145,7 +145,7 @@ async def test_a_blocked_write_does_not_block_the_event_loop(path: Path) -> None
     while not writing.done():
         await asyncio.sleep(0.01)
         n_turns += 1
-    assert n_turns > 20
+    assert n_turns > 10
     with pytest.raises(UnavailableError):
         await writing
     holder.close()

@@ -43,7 +43,7 @@ class Backend:
 
     openers: Callable[[Path, pytest.FixtureRequest], AbstractAsyncContextManager[Opener]]
     forgets: Callable[[KV, pytest.FixtureRequest], Awaitable[None]]
-    lease_ttl_s: float = 0.3
+    lease_ttl_s: float = 0.6
     other_handles: str | None = None
 
 
