@@ -74,7 +74,8 @@ def _highlighted(sql: str, color: bool) -> str:
 
 
 def _ending(lake: Path, color: bool) -> str:
-    prefix = "uv run " if (Path(sys.prefix).parent / "uv.lock").is_file() else ""
+    environment = Path(sys.prefix)
+    prefix = f"{environment.name}/bin/" if (environment.parent / "uv.lock").is_file() else ""
     firn, python = f"{prefix}firn", f"{prefix}python"
     query = "SELECT count(*) AS n FROM orders"
     steps = {
