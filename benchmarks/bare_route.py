@@ -28,11 +28,12 @@ def create_bare_app(content: bytes) -> FastAPI:
 
 
 def _main(file: str) -> None:
+    app = create_bare_app(Path(file).read_bytes())
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:  # named, or asyncio leaves Nagle on
         listener.bind(("127.0.0.1", 0))
         listener.listen(128)
         print(f"listening on http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-        config = uvicorn.Config(create_bare_app(Path(file).read_bytes()), log_level="warning", access_log=False)
+        config = uvicorn.Config(app, log_level="warning", access_log=False)
         uvicorn.Server(config).run([listener])
 
 

@@ -9,17 +9,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import psutil
 
 from benchmarks.measure import mb, ms
 from benchmarks.options import Options
 from benchmarks.report import Goal, Section, Table
 from benchmarks.serving import Client, RefusedError, serving
 from benchmarks.tpch_data import tpch_queries, tpch_tables
+from service.memory import cpu_s, rss_bytes
 
 __all__ = ["Watch", "measure_memory", "watching"]
 
@@ -41,30 +40,23 @@ class Watch:
 
     def now_bytes(self) -> int:
         """Return the resident memory of the tree, and remember the peaks."""
-        sizes = self._sizes()
+        sizes = [rss_bytes(pid) for pid in _tree(self.pid)]
         self.peak_bytes = max(self.peak_bytes, sum(sizes))
-        self.peak_process_bytes = max(self.peak_process_bytes, *sizes, 0)
+        self.peak_process_bytes = max(self.peak_process_bytes, *sizes)
         return sum(sizes)
-
-    def _sizes(self) -> list[int]:
-        sizes = [0]
-        try:
-            root = psutil.Process(self.pid)
-            processes = [root, *root.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return sizes
-        for process in processes:
-            try:
-                sizes.append(process.memory_info().rss)
-            except psutil.NoSuchProcess:
-                continue
-        return sizes
 
     def cpu_s(self) -> float:
         """Return the CPU seconds of the processes that live."""
-        root = psutil.Process(self.pid)
-        times = [process.cpu_times() for process in [root, *root.children(recursive=True)]]
-        return sum(each.user + each.system for each in times)
+        return sum(map(cpu_s, _tree(self.pid)))
+
+
+def _tree(pid: int) -> list[int]:
+    """Return a process and its descendants; one that is gone has none."""
+    found = [pid]
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            found += [each for child in task.read_text().split() for each in _tree(int(child))]
+    return found
 
 
 @contextmanager
@@ -129,11 +121,11 @@ def _kill(client: Client, pid: int) -> Killed:
             answer = str(refusal)
         answered_s = time.perf_counter() - started
     time.sleep(SETTLE_S - 1)
-    cpu_s = watch.cpu_s()
+    before_s = watch.cpu_s()
     time.sleep(1)
-    cpu_s, after = watch.cpu_s() - cpu_s, Watch(pid).now_bytes()
+    used_s, after = watch.cpu_s() - before_s, Watch(pid).now_bytes()
     next_ok = client.sql("SELECT count(*) FROM nation").column(0).to_pylist() == [25]
-    return Killed(answer, answered_s, before, watch.peak_bytes, after, cpu_s, next_ok)
+    return Killed(answer, answered_s, before, watch.peak_bytes, after, used_s, next_ok)
 
 
 def _section(options: Options, idle: int, run: Watch, rest: int, killed: Killed) -> Section:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -75,6 +75,10 @@ class PeerProcess:
             except PeerError:
                 self._process.kill()
         self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
 
     def _ask(self, asked: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         sink, source = self._process.stdin, self._process.stdout

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -185,11 +186,9 @@ class ChDBPeer:
     """ClickHouse in process, told to give NULL where the SQL standard does."""
 
     def open(self, tables: Mapping[str, str], s3: S3Access | None) -> None:
-        from chdb import session
-
         if s3 is not None:
             raise ValueError("chDB is measured on local files only")
-        self._session = session.Session()
+        self._session = import_module("chdb.session").Session()
         self._session.query("SET join_use_nulls = 1, aggregate_functions_null_for_empty = 1")
         for name, location in tables.items():
             self._session.query(f"CREATE VIEW {name} AS SELECT * FROM file('{location}', 'Parquet')")
