@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from firnline.embedded import OpenRunner
 from firnline.settings import Settings
-from service.settings import EngineSettings
+from service.settings import EngineSettings, EtcdAccess
 from service.statement import Limits
 from storage.clock import SystemClock
 
@@ -27,6 +27,13 @@ def engine_settings(lake: str, settings: Settings) -> EngineSettings:
         spill_dir=settings.spill_dir,
         target_partitions=settings.target_partitions,
         s3=settings.s3_options(),
+        etcd=EtcdAccess(
+            ca_file=settings.etcd_ca_file,
+            cert_file=settings.etcd_cert_file,
+            key_file=settings.etcd_key_file,
+            user=settings.etcd_user,
+            password=settings.etcd_password,
+        ),
     )
 
 

@@ -87,6 +87,13 @@ class Settings:
     catalog: str | None = _from(
         "FIRN_CATALOG", str, None, "Where the catalog is: `sqlite:///path`, `etcd://host:port`; default: in the lake."
     )
+    etcd_ca_file: str | None = _from(
+        "FIRN_ETCD_CA_FILE", str, None, "PEM file of the CA that signed etcd's certificate."
+    )
+    etcd_cert_file: str | None = _from("FIRN_ETCD_CERT_FILE", str, None, "PEM file of our certificate for etcd.")
+    etcd_key_file: str | None = _from("FIRN_ETCD_KEY_FILE", str, None, "PEM file of its key.")
+    etcd_user: str | None = _from("FIRN_ETCD_USER", str, None, "A user of etcd's own, instead of a certificate.")
+    etcd_password: str | None = _from("FIRN_ETCD_PASSWORD", str, None, "Its password.", repr=False)
     token: str | None = _from("FIRN_TOKEN", str, None, "The API token that clients send to a server.", repr=False)
     host: str = _from("FIRN_HOST", str, "127.0.0.1", "The address that `firn serve` binds to.")
     port: int = _from("FIRN_PORT", parse_count, 8080, "Its port; 0 takes a free one.")
@@ -119,9 +126,7 @@ class Settings:
     scan_bytes_max: int = _from(
         "FIRN_SCAN_BYTES_MAX", parse_bytes, 0, "Most bytes that a statement may scan; 0: no limit."
     )
-    statements_max: int = _from(
-        "FIRN_STATEMENTS_MAX", parse_count, 0, "Statements that a server runs at once; 0: as many as it has cores."
-    )
+    statements_max: int = _from("FIRN_STATEMENTS_MAX", parse_count, 0, "Statements that a server runs at once; 0: 4.")
     allow_http: bool = _from(
         "FIRN_ALLOW_HTTP", parse_flag, False, "Allow plain http to S3 endpoints, and tokens over it, beyond loopback."
     )

@@ -30,7 +30,7 @@ async def open_engine(settings: EngineSettings, clock: Clock | None = None) -> A
     stores = Stores(partial(open_blobs, s3=settings.s3, clock=clock), access_policy(settings))
     options = SessionOptions(settings.memory_bytes, settings.spill_dir, settings.target_partitions, settings.s3)
     session = Session(options, clock)
-    engine = Engine(session, stores, await open_catalog(settings, clock), clock)
+    engine = Engine(session, stores, await open_catalog(settings, clock, stores), clock)
     try:
         yield engine
     finally:
@@ -44,16 +44,34 @@ def access_policy(settings: EngineSettings) -> AccessPolicy:
     return AccessPolicy(tuple(normalize(prefix) for prefix in (settings.lake, *settings.allow)))
 
 
-async def open_catalog(settings: EngineSettings, clock: Clock) -> KV:
-    """Open the lake's catalog."""
-    opener = partial(open_blobs, s3=settings.s3, clock=clock)
-    if settings.catalog is not None:
-        return await open_kv(settings.catalog, clock=clock, open_blobs=opener)
-    lake = normalize(settings.lake)
-    if lake.startswith("file://"):
-        folder = _folder(lake, settings.create)
-        return await open_kv(f"sqlite://{folder / CATALOG_FILE}", clock=clock, open_blobs=opener)
-    return await open_kv("blob+" + join(lake, CATALOG_BLOB), clock=clock, open_blobs=opener)
+async def open_catalog(settings: EngineSettings, clock: Clock, stores: Stores | None = None) -> KV:
+    """Open the lake's catalog. The caller closes it, and after it ``stores``, whose connections it may share."""
+    opener = stores.blobs if stores else partial(open_blobs, s3=settings.s3, clock=clock)
+    url = settings.catalog
+    if url is None:
+        lake = normalize(settings.lake)
+        local = lake.startswith("file://")
+        url = (
+            f"sqlite://{_folder(lake, settings.create) / CATALOG_FILE}" if local else "blob+" + join(lake, CATALOG_BLOB)
+        )
+    if not url.startswith("etcd"):
+        return await open_kv(url, clock, open_blobs=opener)
+    # Imported here: only a lake with an etcd catalog has the packages.
+    from catalog.kv.etcd import EtcdOptions
+
+    access = settings.etcd
+    options = EtcdOptions(
+        ca_file=_path(access.ca_file),
+        cert_file=_path(access.cert_file),
+        key_file=_path(access.key_file),
+        user=access.user,
+        password=access.password,
+    )
+    return await open_kv(url, clock, etcd=options)
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
 
 
 def _folder(lake: str, create: bool) -> Path:

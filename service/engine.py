@@ -74,8 +74,8 @@ class Engine:
     async def close(self) -> None:
         """Release the stores and the catalog."""
         self._session.close()
-        await self.stores.close()
         await self.kv.close()
+        await self.stores.close()
 
     async def describe_table(self, namespace: str, name: str) -> tuple[TableEntry, Snapshot]:
         """Return a table's catalog entry and its newest snapshot. Raises `NotFoundError`."""

@@ -6,7 +6,18 @@ from dataclasses import dataclass, field
 
 from storage.blobs.s3_options import S3Options
 
-__all__ = ["EngineSettings"]
+__all__ = ["EngineSettings", "EtcdAccess"]
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdAccess:
+    """Who asks etcd, and how it is known: PEM files, or a user of etcd's own. Used with an ``etcd`` catalog only."""
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +41,4 @@ class EngineSettings:
     target_partitions: int = 0
     create: bool = True
     s3: S3Options = field(default_factory=S3Options)
+    etcd: EtcdAccess = field(default_factory=EtcdAccess)

@@ -118,10 +118,13 @@ class Stores:
         self.policy.check(location)
         scheme, _, rest = location.partition("://")
         authority, _, key = rest.partition("/")
-        root = f"{scheme}://{authority}"
+        return self.blobs(f"{scheme}://{authority}"), key
+
+    def blobs(self, root: str) -> Blobs:
+        """Return the `Blobs` of an authority, opened once; the policy has no say here."""
         if root not in self._opened:
             self._opened[root] = self.open_blobs(root)
-        return self._opened[root], key
+        return self._opened[root]
 
     async def get(self, location: str) -> bytes:
         """Return the whole blob at ``location``."""
