@@ -124,6 +124,17 @@ async def test_an_error_is_a_problem_document_without_a_trace(
     assert "x-request-id" in response.headers
 
 
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", ""])
+async def test_a_body_of_no_stated_type_is_taken_from_clients_but_not_from_web_pages(
+    server: Serving, kind: str
+) -> None:
+    body, headers = b'{"sql": "SELECT 1 AS one"}', {"Content-Type": kind}
+    taken = await server.client.post("/v1/sql", content=body, headers=headers)
+    assert taken.json()["rows"] == [[1]]
+    refused = await server.client.post("/v1/sql", content=body, headers=headers | {"Origin": "https://example.org"})
+    assert refused.status_code == 415
+
+
 async def test_an_error_in_sql_has_its_line_and_column(server: Serving) -> None:
     problem = (await server.sql("SELEC")).json()
     assert (problem["line"], problem["column"]) == (1, 1)
