@@ -24,6 +24,7 @@ __all__ = ["WorkerPool", "WorkerSettings", "closing_error"]
 _log = logging.getLogger("firnline.workers")
 _RESTART_DELAY_S = 0.5
 _RESTART_DELAY_MAX_S = 10.0
+_HOUSE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class WorkerSettings:
     """How many workers there are, and when they end.
 
     worker_memory_bytes : resident memory at which a worker is killed, whatever its statement; 0 means no limit
-    recycle_rss_bytes : a worker that is still larger than this after its statement is replaced
+    recycle_rss_bytes : a worker that is still larger than this seconds after its statement is replaced
     """
 
     workers_min: int = 2
@@ -80,7 +81,7 @@ class WorkerPool:
         """Start the minimum of workers in the background."""
         await asyncio.to_thread(sweep_scratch)
         self._top_up()
-        self.spawn(self._scale_down())
+        self.spawn(self._keep_house())
 
     async def close(self) -> None:
         """Kill every worker; who waits for one gets `UnavailableError`."""
@@ -128,8 +129,8 @@ class WorkerPool:
 
     def offer(self, worker: WorkerProcess) -> None:
         """Give a worker that has nothing to do to whoever waits longest, or keep it warm."""
-        worker.idle(self._clock.monotonic_s())
-        if worker.dead.is_set() or worker.idle_rss_bytes > self.settings.recycle_rss_bytes:
+        worker.idle_since_s = self._clock.monotonic_s()
+        if worker.dead.is_set():
             self.spawn(self.discard(worker))
             return
         while self._queue:
@@ -215,12 +216,17 @@ class WorkerPool:
         if worker in self._idle:
             await self.discard(worker)
 
-    async def _scale_down(self) -> None:
-        """End workers beyond the minimum that were idle for long."""
+    async def _keep_house(self) -> None:
+        """End idle workers that are beyond the minimum for long, and replace those that grew too large."""
         while True:
-            await asyncio.sleep(min(self.settings.idle_s / 4, 5.0))
+            await asyncio.sleep(min(self.settings.idle_s / 4, _HOUSE_S))
             now_s = self._clock.monotonic_s()
+            for worker in [worker for worker in self._idle if self._is_large(worker)]:
+                await self.discard(worker)
             spare = max(0, len(self._ready) - self.settings.workers_min)
             for worker in list(self._idle)[:spare]:
                 if now_s - worker.idle_since_s >= self.settings.idle_s:
                     await self._end(worker)
+
+    def _is_large(self, worker: WorkerProcess) -> bool:
+        return worker.rss_bytes() > self.settings.recycle_rss_bytes

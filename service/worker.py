@@ -39,7 +39,8 @@ __all__ = ["OpenRunner", "main"]
 OpenRunner = Callable[[], AbstractAsyncContextManager[Runner]]
 
 _PR_SET_PDEATHSIG = 1
-_TRIM_BYTES = 512 << 20
+_TRIM_BYTES = 256 << 20
+_TRIM_DELAY_S = 0.05
 _PAGE_BYTES = 16 << 20
 
 
@@ -51,6 +52,8 @@ class _Worker:
         self._runner = runner
         self._task: asyncio.Task[None] | None = None
         self._statement_id = ""
+        self._trim: asyncio.TimerHandle | None = None
+        self._trimmed_bytes = rss_bytes(os.getpid())
 
     async def serve(self) -> None:
         """Run statements until the server is gone."""
@@ -79,7 +82,20 @@ class _Worker:
                 raise
         else:
             await self._frames.send(Kind.END, json.dumps(receipt, default=str).encode())
-        _trim()
+        self._trim_soon()
+
+    def _trim_soon(self) -> None:
+        """Give memory back once nothing runs, if a statement left much more of it than the last time."""
+        if self._trim is not None:
+            self._trim.cancel()
+            self._trim = None
+        if rss_bytes(os.getpid()) > self._trimmed_bytes + _TRIM_BYTES:
+            self._trim = asyncio.get_running_loop().call_later(_TRIM_DELAY_S, self._trim_now)
+
+    def _trim_now(self) -> None:
+        if self._task is None or self._task.done():
+            _trim()
+            self._trimmed_bytes = rss_bytes(os.getpid())
 
     async def _stream(self, statement: Statement, form: Format | None, result: Result) -> dict[str, object]:
         await self._frames.send(Kind.SCHEMA, memoryview(result.schema.serialize()))
@@ -117,9 +133,7 @@ async def _page_bytes(result: Result) -> AsyncGenerator[Chunk, None]:
 
 
 def _trim() -> None:
-    """Give memory back to the system after a large statement."""
-    if rss_bytes(os.getpid()) < _TRIM_BYTES:
-        return
+    """Give memory that is free back to the system; takes tens of milliseconds."""
     gc.collect()
     pa.default_memory_pool().release_unused()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

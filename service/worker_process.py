@@ -47,7 +47,6 @@ class WorkerProcess:
     def __init__(self, process: subprocess.Popen[bytes], frames: Frames, scratch: str) -> None:
         self.pid = process.pid
         self.idle_since_s = 0.0
-        self.idle_rss_bytes = 0
         self.dead = asyncio.Event()
         self._process = process
         self._frames = frames
@@ -70,7 +69,6 @@ class WorkerProcess:
         except (TimeoutError, OSError):
             frame = None
         if frame is not None and frame[0] is Kind.READY:
-            self.idle_rss_bytes = self.rss_bytes()
             return
         await self.kill()
         if frame is not None and frame[0] is Kind.ERROR:
@@ -131,11 +129,6 @@ class WorkerProcess:
             )
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         return InternalError("the worker process of this statement crashed; the log has the details", how=how)
-
-    def idle(self, now_s: float) -> None:
-        """Note that the worker is free since now."""
-        self.idle_since_s = now_s
-        self.idle_rss_bytes = self.rss_bytes()
 
     async def _read(self) -> None:
         while (frame := await self._frames.receive()) is not None:

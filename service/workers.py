@@ -203,11 +203,11 @@ class ProcessRunner:
     def _memory_limit(self, statement: Statement, worker: WorkerProcess) -> tuple[int, str]:
         """Return the resident size at which to kill the worker, and the limit's name; 0 means none.
 
-        A statement's own limit comes on top of what the worker held while idle.
+        A statement's own limit comes on top of what the worker holds at its start.
         """
         found: list[tuple[int, str]] = []
         if statement.limits.memory_bytes:
-            size = worker.idle_rss_bytes + statement.limits.memory_bytes + _MEMORY_SLACK_BYTES
+            size = worker.rss_bytes() + statement.limits.memory_bytes + _MEMORY_SLACK_BYTES
             found.append((size, "memory_bytes"))
         if self._pool.settings.worker_memory_bytes:
             found.append((self._pool.settings.worker_memory_bytes, "worker_memory_bytes"))
