@@ -7,9 +7,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from firnline.result import ResultStream, ResultTable
-from firnline.settings import Settings, environment
+from firnline.settings import Settings, environment, is_url
 from firnline.transport import Params, Transport
 from storage.clock import Clock, SystemClock
+from storage.errors import InvalidError
 
 if TYPE_CHECKING:
     from firnline.embedded import OpenRunner
@@ -109,9 +110,11 @@ def connect(
 
 
 def _transport(lake: str, token: str | None, isolated: bool, settings: Settings, clock: Clock) -> Transport:
-    from firnline.http_client import HttpTransport, is_url
-
     if is_url(lake):
+        try:
+            from firnline.http_client import HttpTransport
+        except ImportError as error:
+            raise InvalidError(f"a lake over HTTP needs an extra: pip install 'firnline[cli]' ({error})") from None
         return HttpTransport(lake, token=token, clock=clock, allow_http=settings.allow_http)
     from firnline.embedded import EmbeddedTransport
     from firnline.opening import limits, open_runner

@@ -74,7 +74,7 @@ Column = tuple[str, pa.DataType, None, None, int | None, int | None, bool]
 T = TypeVar("T")
 
 
-class Warning(Exception):
+class Warning(Exception):  # noqa: N818 (PEP 249 names it)
     """Never raised."""
 
 

@@ -34,17 +34,12 @@ from storage.errors import (
     UnavailableError,
 )
 
-__all__ = ["HttpTransport", "is_url"]
+__all__ = ["HttpTransport"]
 
 _ATTEMPTS_MAX = 4
 _PAUSE_MS, _PAUSE_MS_MAX = 100, 5_000
 _CONNECT_TIMEOUT_S = 10.0
 _ARROW = "application/vnd.apache.arrow.stream"
-
-
-def is_url(lake: str) -> bool:
-    """Tell whether a lake is a server's URL."""
-    return lake.lower().startswith(("http://", "https://"))
 
 
 class HttpTransport:

@@ -18,7 +18,17 @@ from storage.errors import InvalidError
 if TYPE_CHECKING:
     from storage.blobs.s3_options import S3Options
 
-__all__ = ["AWS_VARIABLES", "IGNORED", "Settings", "Variable", "environment", "is_loopback", "read", "variables"]
+__all__ = [
+    "AWS_VARIABLES",
+    "IGNORED",
+    "Settings",
+    "Variable",
+    "environment",
+    "is_loopback",
+    "is_url",
+    "read",
+    "variables",
+]
 
 AWS_VARIABLES: dict[str, str] = {
     "AWS_ENDPOINT_URL_S3": "The S3 endpoint, when it is not AWS's own.",
@@ -199,6 +209,11 @@ def _unknown(name: str, known: list[str]) -> str:
     near = get_close_matches(name.removeprefix("FIRN_"), endings, n=1, cutoff=0.6)
     hint = f"; did you mean FIRN_{near[0]}?" if near else "; docs/settings.md lists the known ones"
     return f"the environment sets a variable that Firnline does not know{hint}"
+
+
+def is_url(lake: str) -> bool:
+    """Tell whether a lake is a server's URL."""
+    return lake.lower().startswith(("http://", "https://"))
 
 
 def is_loopback(host: str | None) -> bool:

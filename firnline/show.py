@@ -7,8 +7,8 @@ control characters are shown escaped.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pyarrow as pa
@@ -41,7 +41,8 @@ def render(table: pa.Table, *, width: int | None = None, color: bool = False, ex
 
     Parameters
     ----------
-    width : columns of the terminal; None shows every cell whole
+    width : columns of the terminal; what is wider is broken over lines in an answer of a few rows, and clipped in a
+        longer one. None shows every cell whole
     color : bold header, dim rules and NULL, by ANSI sequences
     """
     columns = _columns(table)
@@ -52,7 +53,7 @@ def render(table: pa.Table, *, width: int | None = None, color: bool = False, ex
     for column in columns:
         column.width = max([display_width(column.name), *map(_text_width, column.texts)], default=0)
     if width is None or _shrink(columns, width):
-        return _horizontal(columns, color)
+        return _horizontal(_wrapped(columns) if table.num_rows <= _AUTO_ROWS_MAX else columns, color)
     if expanded == "auto" and table.num_rows <= _AUTO_ROWS_MAX:
         return _vertical(columns, table.num_rows, color)
     shown = _hide(columns, width)
@@ -128,6 +129,25 @@ def _shrink(columns: list[_Column], width: int) -> bool:
         floor = max([_COLUMN_WIDTH_MIN, *(each for each in others if each < widest.width)])
         widest.width = max(widest.width - excess, min(floor, widest.width - 1))
     return True
+
+
+def _wrapped(columns: list[_Column]) -> list[_Column]:
+    """Return the columns with the lines of their cells broken to their widths, so that nothing is clipped."""
+    return [
+        replace(column, texts=[text and "\n".join(_broken(text, column.width)) for text in column.texts])
+        for column in columns
+    ]
+
+
+def _broken(text: str, width: int) -> Iterator[str]:
+    for line in text.split("\n"):
+        start, used = 0, 0
+        for position, character in enumerate(line):
+            used += _character_width(character)
+            if used > width:
+                yield line[start:position]
+                start, used = position, _character_width(character)
+        yield line[start:]
 
 
 def _hide(columns: list[_Column], width: int) -> list[_Column]:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow as pa
@@ -40,6 +41,7 @@ def make_data(lake: Path, scale: float, say: Callable[[str], None]) -> Path:
         return data
     if data.exists() and found is None:
         raise InvalidError("this folder was not made by the demo; give another with --lake", folder=str(data))
+    _check_packages()
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)
     _write_note(data, {"demo": 1, "state": "being made"})
@@ -48,6 +50,12 @@ def make_data(lake: Path, scale: float, say: Callable[[str], None]) -> Path:
     _iceberg(data / "parquet" / "customer.parquet", data / "iceberg", say)
     _write_note(data, note)
     return data
+
+
+def _check_packages() -> None:
+    missing = [name for name in ("deltalake", "pyiceberg", "sqlalchemy", "fastavro") if find_spec(name) is None]
+    if missing:
+        raise InvalidError("the demo writes tables with other packages: pip install 'firnline[all]'", missing=missing)
 
 
 def _read_note(data: Path) -> object:
@@ -70,7 +78,7 @@ def _parquet(folder: Path, scale: float, say: Callable[[str], None]) -> None:
 def _generate(folder: Path, scale: float, options: list[str]) -> None:
     program = shutil.which("tpchgen-cli", path=str(Path(sys.executable).parent)) or shutil.which("tpchgen-cli")
     if program is None:
-        raise InvalidError("the demo's data is made by tpchgen-cli; install it: pip install 'firnline[demo]'")
+        raise InvalidError("the demo's data is made by tpchgen-cli; install it: pip install 'firnline[all]'")
     command = [program, "parquet", "--quiet", "--scale-factor", str(scale), "--output-dir", str(folder), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

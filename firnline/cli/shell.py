@@ -51,13 +51,13 @@ class Shell:
             history=_history(settings),
             lexer=PygmentsLexer(PostgresLexer),
             completer=SqlCompleter(self._names),
-            complete_while_typing=True,
+            complete_while_typing=False,
             complete_style=CompleteStyle.COLUMN,
             reserve_space_for_menu=6,
             key_bindings=_bindings(),
             editing_mode=EditingMode.EMACS,
             color_depth=ColorDepth.DEPTH_1_BIT if settings.no_color else None,
-            prompt_continuation=lambda width, _line, _soft: " " * (width - 2) + "- ",
+            prompt_continuation=lambda width, _line, _soft: "-> ".rjust(width),
             enable_history_search=True,
         )
 

@@ -94,8 +94,8 @@ def _moment(ms: int | None) -> str:
 
 def _with_catalog(lake: str | None, work: Callable[[Any, Any], Awaitable[T]]) -> T:
     """Do something with the lake's catalog. Raises `InvalidError` for a lake that is a server."""
-    from firnline.http_client import is_url
     from firnline.opening import engine_settings
+    from firnline.settings import is_url
     from service.components import open_catalog
     from storage.clock import SystemClock
     from storage.errors import InvalidError
