@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from storage.errors import SqlError
+from storage.errors import SqlError, TooLargeError
 
 __all__ = ["Token", "split_statements", "tokenize"]
 
@@ -20,16 +20,22 @@ _TOKEN = re.compile(
     r"""
     (?P<space>\s+|--[^\n]*)
   | (?P<block>/\*)
-  | (?P<string>[eExXnNbB]?'(?:[^']|'')*')
-  | (?P<dollar>\$(?P<tag>[A-Za-z_]*)\$(?s:.*?)\$(?P=tag)\$)
-  | (?P<quoted>"(?:[^"]|"")*"|`[^`]*`)
+  | (?P<escaped>[eE]'(?:[^'\\]++|\\.|'')*+')
+  | (?P<string>[xXnNbBrR]?'(?:[^']++|'')*+')
+  | (?P<dollar>\$(?P<tag>[^\W\d]\w*|)\$)
+  | (?P<quoted>"(?:[^"]++|"")*+"|`[^`]*`)
   | (?P<param>\$\w+)
   | (?P<number>(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
-  | (?P<word>[^\W\d]\w*)
+  | (?P<word>(?:[^\W\d]|[@\#])[\w@$\#]*)
   | (?P<symbol>::|<=|>=|<>|!=|\|\||->>|->|=>|.)
     """,
     re.VERBOSE | re.DOTALL,
 )
+
+_ESCAPE = re.compile(r"\\(.)|''", re.DOTALL)
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
+TOKENS_MAX = 500_000
+"""A token takes 150 bytes; a list of 200,000 literals still fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +63,34 @@ def place(sql: str, offset: int) -> dict[str, int]:
 
 
 def tokenize(sql: str) -> list[Token]:
-    """Return the tokens. Raises `SqlError` with line and column for an unclosed quote or comment."""
+    """Return the tokens.
+
+    Raises
+    ------
+    SqlError
+        an unclosed quote or comment, with line and column
+    TooLargeError
+        more than `TOKENS_MAX` tokens
+    """
     tokens: list[Token] = []
     position = 0
     while position < len(sql):
         match = _TOKEN.match(sql, position)
         assert match is not None
-        kind, text = match.lastgroup, match.group()
+        kind, text = match.lastgroup or "", match.group()
         limit = match.end()
         if kind == "block":
             limit = _end_of_comment(sql, position)
+        elif kind in ("dollar", "tag"):
+            limit = _end_of_dollar(sql, position, text)
+            tokens.append(Token("string", sql[match.end() : limit - len(text)], position, limit))
         elif kind == "symbol" and text in "'\"`":
             what = "string" if text == "'" else "quoted name"
             raise SqlError(f"this {what} is not closed; end it with {text}", **place(sql, position))
         elif kind != "space":
-            tokens.append(_token(kind or "", text, position, limit))
+            tokens.append(_token(kind, text, position, limit))
+        if len(tokens) > TOKENS_MAX:
+            raise TooLargeError("the statement is too long; load data from files instead", tokens_max=TOKENS_MAX)
         position = limit
     return tokens
 
@@ -80,14 +99,27 @@ def _token(kind: str, text: str, start: int, limit: int) -> Token:
     match kind:
         case "string":
             return Token("string", text[text.index("'") + 1 : -1].replace("''", "'"), start, limit)
-        case "tag" | "dollar":
-            return Token("string", text.split("$", 2)[2].rpartition("$")[0].rpartition("$")[0], start, limit)
+        case "escaped":
+            return Token("string", _ESCAPE.sub(_unescape, text[2:-1]), start, limit)
         case "quoted":
             return Token("quoted", text[1:-1].replace(text[0] * 2, text[0]), start, limit)
         case "param" | "number" | "word" | "symbol":
             return Token(kind, text, start, limit)
         case _:
             raise AssertionError(kind)
+
+
+def _unescape(match: re.Match[str]) -> str:
+    character = match.group(1)
+    return "'" if character is None else _ESCAPED.get(character, character)
+
+
+def _end_of_dollar(sql: str, start: int, tag: str) -> int:
+    """Return the offset behind a string in ``$tag$``."""
+    found = sql.find(tag, start + len(tag))
+    if found < 0:
+        raise SqlError(f"this string is not closed; end it with {tag}", **place(sql, start))
+    return found + len(tag)
 
 
 def _end_of_comment(sql: str, start: int) -> int:

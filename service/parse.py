@@ -1,10 +1,10 @@
 """What a statement asks for, and its text as DataFusion takes it.
 
-Rewritten, always in place and to the same length, so that a line and column in an error stay true:
+Rewritten, always in place and so that the line and column of everything behind stay true:
 
 * ``delta('…')``, ``iceberg('…')``, ``parquet('…')`` after FROM, JOIN or a comma become a generated name;
 * ``t FOR VERSION AS OF n`` and ``t FOR TIMESTAMP AS OF '…'`` likewise, and keep ``t`` as their alias;
-* ``:name`` becomes ``$name``.
+* ``:name`` becomes ``$name``, but not the colon of a slice, a map or a struct.
 
 Statements that change the catalog are recognised here and parsed in `service.commands`.
 """
@@ -12,21 +12,19 @@ Statements that change the catalog are recognised here and parsed in `service.co
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from service.lexer import Token, place, tokenize
+from service.shape import check_shape
 from storage.errors import InvalidError, SqlError, TooLargeError, UnsupportedError
 from storage.tables.snapshot import At
 
 __all__ = ["Parsed", "TableRef", "parse"]
 
 SQL_BYTES_MAX = 4 << 20
-NESTING_MAX = 200
-"""Open parentheses; deeper statements would exhaust the planner's stack."""
-TERMS_MAX = 20_000
-"""Tokens outside of lists of literals; the planner recurses over chains of operators."""
 FORMATS = ("delta", "iceberg", "parquet")
 _QUERY = ("SELECT", "WITH", "VALUES", "EXPLAIN", "SHOW", "DESCRIBE", "DESC", "TABLE", "FROM")
 _COMMANDS = ("CREATE", "DROP")
@@ -35,10 +33,12 @@ _LATER = (
     "SET", "RESET", "BEGIN", "COMMIT", "ROLLBACK", "PREPARE", "EXECUTE", "DEALLOCATE", "GRANT", "REVOKE", "USE",
     "ANALYZE",
 )  # fmt: skip
+_BEFORE_TABLE = ("FROM", "JOIN", "LATERAL", "DESCRIBE", "DESC")
 _AFTER_TABLE = (
     "WHERE", "ON", "JOIN", "LEFT", "RIGHT", "FULL", "INNER", "CROSS", "NATURAL", "GROUP", "ORDER", "HAVING", "LIMIT",
     "OFFSET", "FETCH", "UNION", "EXCEPT", "INTERSECT", "USING", "WINDOW", "QUALIFY", "LATERAL", "TABLESAMPLE", "SEMI",
-    "ANTI", "FOR", "SET", "UNPIVOT", "PIVOT", "ASOF",
+    "ANTI", "FOR", "SET", "UNPIVOT", "PIVOT", "ASOF", "MINUS", "SORT", "CLUSTER", "DISTRIBUTE", "CONNECT", "START",
+    "OUTER",
 )  # fmt: skip
 
 
@@ -91,16 +91,17 @@ def parse(sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> 
     TooLargeError
         a statement that is too long or too deeply nested
     """
-    if len(sql) > SQL_BYTES_MAX:
+    n_bytes = len(sql.encode(errors="surrogatepass")) if len(sql) <= SQL_BYTES_MAX else len(sql)
+    if n_bytes > SQL_BYTES_MAX:
         raise TooLargeError(
-            "the statement is too long; load data from files instead", bytes=len(sql), limit=SQL_BYTES_MAX
+            "the statement is too long; load data from files instead", bytes=n_bytes, limit=SQL_BYTES_MAX
         )
     tokens = tokenize(sql)
     while tokens and tokens[-1].text == ";" and tokens[-1].kind == "symbol":
         tokens.pop()
     if not tokens:
         raise SqlError("the statement is empty", line=1, column=1)
-    _check_shape(sql, tokens)
+    check_shape(sql, tokens)
     sql = sql[: tokens[-1].limit]
     first = tokens[0].text.upper()
     if tokens[0].kind == "word" and first in _COMMANDS:
@@ -132,28 +133,6 @@ def _closest(word: str, known: Sequence[str]) -> str | None:
     import difflib
 
     return next(iter(difflib.get_close_matches(word, known, 1, 0.6)), None)
-
-
-def _check_shape(sql: str, tokens: list[Token]) -> None:
-    depth = terms = 0
-    for position, token in enumerate(tokens):
-        if token.kind == "symbol":
-            if token.text in "([{":
-                depth += 1
-            elif token.text in ")]}":
-                depth -= 1
-            elif token.text == ";":
-                raise SqlError(
-                    "more than one statement; send them one by one", **place(sql, tokens[position + 1].start)
-                )
-        if depth > NESTING_MAX:
-            raise TooLargeError("the statement is nested too deeply", limit=NESTING_MAX, **place(sql, token.start))
-        if token.text not in (",", ")", "(") and token.kind not in ("number", "string"):
-            terms += 1
-    if terms > TERMS_MAX:
-        raise TooLargeError(
-            "the statement has too many terms; pass values as a list or a table", terms=terms, limit=TERMS_MAX
-        )
 
 
 def _explained(tokens: list[Token]) -> int:
@@ -193,6 +172,9 @@ class _Rewriter:
     def __init__(self, sql: str, tokens: list[Token], named: Mapping[str, Any]) -> None:
         self.sql, self.tokens, self.named = sql, tokens, named
         self.refs: dict[str, TableRef] = {}
+        taken = {token.name for token in tokens if token.kind in ("word", "quoted")}
+        self._unused = (name for name in map("_t{}".format, itertools.count()) if name not in taken)
+        self._inside = _brackets(tokens)
         self.edits: list[tuple[int, int, str]] = []
         self.used_names: set[str] = set()
 
@@ -203,19 +185,28 @@ class _Rewriter:
         text = self.sql
         for start, limit, replacement in reversed(self.edits):
             removed = text[start:limit]
-            padding = "".join(c if c == "\n" else " " for c in removed)[len(replacement) :]
+            lines = removed.count("\n")
+            padding = "\n" * lines + " " * (
+                len(removed) - removed.rfind("\n") - 1 if lines else len(removed) - len(replacement)
+            )
             text = text[:start] + replacement + padding + text[limit:]
         return text, self.refs
 
     def _at(self, position: int) -> Token | None:
         return self.tokens[position] if 0 <= position < len(self.tokens) else None
 
+    def _may_be_table(self, position: int) -> bool:
+        before = self._at(position - 1)
+        return before is not None and (
+            before.is_word(*_BEFORE_TABLE) or (before.kind == "symbol" and before.text in ",(")
+        )
+
     def _function(self, position: int) -> int | None:
         """``delta('…')`` where a table may stand; returns the position behind it."""
-        token, opening, before = self._at(position), self._at(position + 1), self._at(position - 1)
+        token, opening = self._at(position), self._at(position + 1)
         if token is None or token.kind != "word" or token.name not in FORMATS or opening is None or opening.text != "(":
             return None
-        if before is None or not (before.is_word("FROM", "JOIN", "LATERAL") or before.text in (",", "(")):
+        if not self._may_be_table(position):
             return None
         argument, closing = self._at(position + 2), self._at(position + 3)
         if argument is None or argument.kind != "string" or closing is None or closing.text != ")":
@@ -226,8 +217,7 @@ class _Rewriter:
     def _travel(self, position: int) -> int | None:
         """``[ns.]table FOR VERSION AS OF …``; returns the position behind it."""
         first = self._at(position)
-        before = self._at(position - 1)
-        if first is None or first.kind not in ("word", "quoted") or (before is not None and before.text == "."):
+        if first is None or first.kind not in ("word", "quoted") or not self._may_be_table(position):
             return None
         end, parts = position + 1, [first]
         while (dot := self._at(end)) is not None and dot.text == "." and len(parts) < 3:
@@ -270,7 +260,7 @@ class _Rewriter:
             following.is_word("AS") or following.kind == "quoted"
             or (following.kind == "word" and not following.is_word(*_AFTER_TABLE))
         )  # fmt: skip
-        generated = f"_t{len(self.refs)}"
+        generated = next(self._unused)
         self.refs[generated] = ref
         text = generated
         if alias is not None and not has_alias:
@@ -286,10 +276,10 @@ class _Rewriter:
         if token is None:
             raise SqlError(f"{kind} AS OF needs a value", line=None)
         if kind == "VERSION":
-            if token.kind == "number" and token.text.isdigit():
+            if token.kind == "number" and token.text.isdecimal():
                 return At(version=int(token.text)), position + 1
             if token.kind == "string":
-                number = token.text.isdigit()
+                number = token.text.isdecimal()
                 return (At(version=int(token.text)) if number else At(ref=token.text)), position + 1
             raise SqlError(
                 "VERSION AS OF needs a version number, a snapshot id, or the name of a branch or tag",
@@ -303,21 +293,36 @@ class _Rewriter:
 
     def _param(self, position: int) -> int | None:
         colon, word = self._at(position), self._at(position + 1)
-        if colon is None or colon.text != ":" or word is None or word.start != colon.limit:
+        if colon is None or colon.text != ":" or word is None or word.start != colon.limit or word.kind != "word":
             return None
-        if word.kind != "word" or word.text not in self.named:
-            if word.kind == "word" and not self._may_slice(position):
-                raise InvalidError(
-                    "the statement uses a parameter that params does not give", parameter=f":{word.text}"
-                )
+        if self._separates(position):
             return None
+        if word.text not in self.named:
+            raise InvalidError("the statement uses a parameter that params does not give", parameter=f":{word.text}")
         self.edits.append((colon.start, word.limit, f"${word.text}"))
         self.used_names.add(word.text)
         return position + 2
 
-    def _may_slice(self, position: int) -> bool:
+    def _separates(self, position: int) -> bool:
+        """Tell whether the colon stands between two parts of a slice, a map or a struct."""
         before = self._at(position - 1)
-        return before is not None and before.limit == self.tokens[position].start
+        if self._inside[position] not in ("[", "{") or before is None:
+            return False
+        if before.kind == "word":
+            return before.limit == self.tokens[position].start
+        return before.kind != "symbol" or before.text in (")", "]", "}")
+
+
+def _brackets(tokens: Sequence[Token]) -> list[str]:
+    """Return for each token the innermost bracket that is open there, or an empty string."""
+    opened, inside = [""], []
+    for token in tokens:
+        inside.append(opened[-1])
+        if token.kind == "symbol" and token.text in "([{":
+            opened.append(token.text)
+        elif token.kind == "symbol" and token.text in ")]}" and len(opened) > 1:
+            opened.pop()
+    return inside
 
 
 def _timestamp_ms(sql: str, token: Token) -> int:
@@ -329,4 +334,4 @@ def _timestamp_ms(sql: str, token: Token) -> int:
         ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=dt.UTC)
-    return int(moment.timestamp() * 1000)
+    return (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(milliseconds=1)
