@@ -104,7 +104,8 @@ class FirnlineNewTextPeer(FirnlinePeer):
 
     def run(self, sql: str) -> Answer:
         self._n_runs += 1
-        return super().run(f"{sql.strip().rstrip(';')}\n/* {self._n_runs} */")
+        first, _, rest = sql.strip().partition(" ")
+        return super().run(f"{first} /* {self._n_runs} */ {rest}")  # within: a comment at either end is cut off
 
 
 class FirnlineHttpPeer:
