@@ -96,6 +96,7 @@ class Shell:
         for piece in pieces:
             if not self._runner.run(piece):
                 break
+            click.echo()
             if piece.text.lower().startswith(_CHANGES):
                 self._names.refresh()
 

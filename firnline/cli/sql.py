@@ -77,7 +77,7 @@ def sql(
             connection = stack.enter_context(firnline.connect(settings=settings, isolated=True))
             Shell(Runner(connection, style, sys.stdout.buffer, None, timeout_ms, max_rows), settings).run()
             return
-        script = statement if statement is not None else sys.stdin.read()
+        script = statement if statement is not None else _stdin()
         bound = parse_params(params)
         connection = stack.enter_context(firnline.connect(settings=settings))
         out: BinaryIO = stack.enter_context(_opened(output)) if output else sys.stdout.buffer
@@ -90,3 +90,10 @@ def _opened(path: Path) -> BinaryIO:
         return path.open("wb")
     except OSError as error:
         raise click.UsageError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"the script on stdin is not UTF-8: {error.reason} at byte {error.start}") from None
