@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from catalog.kv import KV, Put
+from catalog.kv import KV, TXN_KEYS_MAX, Put
 from storage.clock import Clock
 from storage.errors import ConflictError, CorruptError, InvalidError, NotFoundError
 
@@ -47,8 +47,11 @@ class Tables:
         entries, _ = await self._kv.range("ns/")
         return sorted({DEFAULT_NAMESPACE, *(entry.key.removeprefix("ns/") for entry in entries)})
 
-    async def create_namespace(self, name: str, *, if_not_exists: bool = False) -> None:
-        """Create a namespace. Raises `ConflictError` if it exists, `InvalidError` for a reserved name."""
+    async def create_namespace(self, name: str, *, if_not_exists: bool = False) -> bool:
+        """Create a namespace; False if it exists already and may.
+
+        Raises `ConflictError` if it exists, `InvalidError` for a reserved name.
+        """
         _check_name(name, "namespace")
         if name in RESERVED:
             raise InvalidError("this namespace name is reserved", namespace=name)
@@ -59,12 +62,14 @@ class Tables:
             created = (await self._kv.txn({f"ns/{name}": 0}, [Put(f"ns/{name}", value)])).succeeded
         if not created and not if_not_exists:
             raise ConflictError("the namespace exists already", namespace=name)
+        return created
 
     async def drop_namespace(self, name: str, *, if_exists: bool = False, cascade: bool = False) -> None:
         """Drop a namespace; its tables too with ``cascade``, whose files stay where they are."""
         if name == DEFAULT_NAMESPACE:
             raise InvalidError("the default namespace cannot be dropped")
-        for _ in range(_ATTEMPTS):
+        failures = 0
+        while failures < _ATTEMPTS:
             entry = await self._kv.get(f"ns/{name}")
             if entry is None:
                 if if_exists:
@@ -73,14 +78,21 @@ class Tables:
             tables, _ = await self._kv.range(f"table/{name}/")
             if tables and not cascade:
                 raise ConflictError("the namespace is not empty; add CASCADE", namespace=name, tables=len(tables))
-            compares = {entry.key: entry.revision, **{table.key: table.revision for table in tables}}
-            puts = [Put(key, None) for key in compares]
-            if (await self._kv.txn(compares, puts)).succeeded:
+            # A transaction names a hundred keys at most, so a large namespace is emptied first, a hundred at a time.
+            rest = len(tables) >= TXN_KEYS_MAX
+            doomed = tables[:TXN_KEYS_MAX] if rest else [entry, *tables]
+            compares = {each.key: each.revision for each in doomed}
+            if not (await self._kv.txn(compares, [Put(key, None) for key in compares])).succeeded:
+                failures += 1
+            elif not rest:
                 return
         raise ConflictError("the namespace kept changing while it was dropped; try again", namespace=name)
 
-    async def create(self, entry: TableEntry, *, if_not_exists: bool = False) -> None:
-        """Register a table. Raises `ConflictError` if the name is taken, `NotFoundError` without its namespace."""
+    async def create(self, entry: TableEntry, *, if_not_exists: bool = False) -> bool:
+        """Register a table; False if the name is taken already and may be.
+
+        Raises `ConflictError` if the name is taken, `NotFoundError` without its namespace.
+        """
         _check_name(entry.name, "table")
         key = f"table/{entry.namespace}/{entry.name}"
         compares = {key: 0}
@@ -94,10 +106,10 @@ class Tables:
                 compares[space.key] = space.revision
                 puts = [puts[0], Put(space.key, space.value)]
             if (await self._kv.txn(compares, puts)).succeeded:
-                return
+                return True
             if await self._kv.get(key) is not None:
                 if if_not_exists:
-                    return
+                    return False
                 raise ConflictError("the table exists already", table=f"{entry.namespace}.{entry.name}")
         raise ConflictError("the namespace kept changing; try again", namespace=entry.namespace)
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NoReturn
 
 from catalog.tables import DEFAULT_NAMESPACE, TableEntry, Tables
@@ -14,7 +15,7 @@ from service.lexer import Token, place
 from service.parse import FORMATS, Parsed
 from service.snapshots import SnapshotCache
 from storage.clock import Clock
-from storage.errors import ForbiddenError, SqlError, UnsupportedError
+from storage.errors import ForbiddenError, InvalidError, SqlError, UnsupportedError
 from storage.stores import Stores, normalize
 from storage.tables.snapshot import At
 
@@ -63,8 +64,8 @@ async def _create_schema(cursor: _Cursor, tables: Tables) -> str:
     if_not_exists = cursor.skip_all("IF", "NOT", "EXISTS")
     name = cursor.name()
     cursor.end()
-    await tables.create_namespace(name, if_not_exists=if_not_exists)
-    return f"created schema {name}"
+    created = await tables.create_namespace(name, if_not_exists=if_not_exists)
+    return f"created schema {name}" if created else f"schema {name} exists already"
 
 
 async def _drop_schema(cursor: _Cursor, tables: Tables) -> str:
@@ -93,15 +94,27 @@ async def _create_table(cursor: _Cursor, tables: Tables, stores: Stores, snapsho
     location = cursor.string()
     options = cursor.options()
     cursor.end()
-    if not any(key.startswith("catalog.") for key in options):
+    _check_options(format_, options, stores)
+    if not options:
         location = normalize(location)
         stores.policy.check(location)
-    elif stores.policy.prefixes is not None:
-        stores.policy.check(options.get("catalog.uri", ""))
     snapshot = await snapshots.resolve(stores, format_, location, At(), options)
     entry = TableEntry(space, name, clock.new_id(), format_, location, clock.now_ms(), options)
-    await tables.create(entry, if_not_exists=if_not_exists)
+    if not await tables.create(entry, if_not_exists=if_not_exists):
+        return f"table {space}.{name} exists already"
     return f"created table {space}.{name} over {len(snapshot.files)} {format_} files"
+
+
+def _check_options(format_: str, options: Mapping[str, str], stores: Stores) -> None:
+    for key in options:
+        if format_ != "iceberg" or not key.startswith("catalog."):
+            raise InvalidError("unknown option; an iceberg table takes catalog.uri and the like", option=key)
+    if options and stores.policy.prefixes is not None:
+        # Its client opens what the properties name, past any path policy: a database, a URL, a Python class.
+        raise ForbiddenError(
+            "tables of an Iceberg catalog are registered by the lake's owner, not through a server; "
+            "open the lake in process and create the table there"
+        )
 
 
 class _Cursor:

@@ -25,7 +25,9 @@ class SnapshotCache:
         self, stores: Stores, format_: str, location: str, at: At, options: Mapping[str, str] | None = None
     ) -> Snapshot:
         """Return the snapshot of a table as of ``at``; see `storage.tables` for what it raises."""
-        catalog = {key.removeprefix("catalog."): value for key, value in (options or {}).items()}
+        catalog = {
+            key.removeprefix("catalog."): value for key, value in (options or {}).items() if key.startswith("catalog.")
+        }
         if format_ == "iceberg" and catalog:
             from storage.tables.iceberg.catalogs import resolve_metadata_location
 
