@@ -96,7 +96,10 @@ class ResultTable:
     def __repr__(self) -> str:
         from firnline.show import render
 
-        return render(self._table.slice(0, 20), width=120) + f"\n({self.num_rows:,} rows)"
+        return (
+            render(self._table.slice(0, 20), width=120)
+            + f"\n({self.num_rows:,} row{'' if self.num_rows == 1 else 's'})"
+        )
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *dir(self._table)})

@@ -50,7 +50,7 @@ def test_an_answer_shows_itself_as_a_table(lake: Connection) -> None:
         " one  nothing",
         " ───  ───────",
         "   1  NULL",
-        "(1 rows)",
+        "(1 row)",
     ]
 
 
