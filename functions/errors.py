@@ -23,17 +23,24 @@ from storage.errors import (
 
 __all__ = ["ReadError", "is_panic", "translate"]
 
-_NOISE = re.compile(
-    r"^(DataFusion error: |Error during planning: |SQL error: |Schema error: |Execution error: |Arrow error: "
-    r"|External error: |Optimizer rule '[^']*' failed\s*caused by\s*|External\s*caused by\s*|Arrow\s*caused by\s*"
-    r"|check_[a-z_]+\s*caused by\s*|type_coercion\s*caused by\s*|Failed to [a-z ]+\s*caused by\s*)+"
+_LAYER = re.compile(
+    r"(?P<name>DataFusion error|SQL error|Schema error|Error during planning|Execution error|Arrow error|Parquet error"
+    r"|Parquet argument error|External error|External|Object Store error|Generic S3 error|Cast error|Parser error"
+    r"|Invalid argument error|Compute error|Arithmetic overflow|Divide by zero error|Resources exhausted|Internal error"
+    r"|This feature is not implemented|Optimizer rule '[^']*' failed|Invalid regex|Arrow|type_coercion|check_[a-z_]+"
+    r"|Failed to [a-z ]+)(?:: |\s*caused by\s*|$)"
 )
 _PLACE = re.compile(r" at Line: (\d+), Column: (\d+)")
-_TABLE = re.compile(r"table '([^']*)' not found")
-_FIELD = re.compile(r"No field named (.+?)\.(?: Did you mean '(.+?)'\?)?(?:\s+Valid fields are (.*?)\.?)?$", re.DOTALL)
-
-
-_OURS = re.compile(rf"\b({'|'.join(cls.__name__ for cls in STATUS)}): (.*)", re.DOTALL)
+_TABLE = re.compile(r"table '(.*)' not found", re.DOTALL)
+_FIELD = re.compile(
+    r"No field named (.+?)\.(?: Did you mean '([^\n]+?)'\?)?(?:\nColumn names are case sensitive[^\n]*)?"
+    r"(?:\s+Valid fields are (.*?)\.?)?$",
+    re.DOTALL,
+)
+_GENERATED = re.compile(r"\b_t\d+\.(?=\S)")
+"""The name that a table function has in the engine's plan (`service.parse`), which means nothing to its author."""
+_OURS = re.compile(rf"({'|'.join(cls.__name__ for cls in STATUS)}): (.*)", re.DOTALL)
+_DENIED = re.compile(r"\b(403 Forbidden|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken)\b")
 
 
 class ReadError(CorruptError):
@@ -57,63 +64,71 @@ def translate(error: BaseException, sql: str = "", tables: Sequence[str] = ()) -
         return error
     if is_panic(error):
         return InternalError("the query engine panicked on this statement or its files", reason=_first_line(str(error)))
-    text = str(error)
-    if found := _OURS.search(text):  # raised by the merge-on-read reader, below the engine
+    layers, leaf = _layers(str(error))
+    if found := _OURS.match(leaf):  # raised by the merge-on-read reader, below the engine
         return from_wire({"error": found.group(1), "message": _first_line(found.group(2))})
-    plain = _NOISE.sub("", text).strip()
-    return _planning(text, plain, sql, tables) or _running(text, plain)
+    return _planning(layers, leaf, sql, tables) or _running(layers, leaf)
 
 
-def _planning(text: str, plain: str, sql: str, tables: Sequence[str]) -> FirnlineError | None:
-    if "ParserError(" in text or "TokenizerError(" in text or "RecursionLimitExceeded" in text:
-        return _syntax(text, sql)
-    if found := _TABLE.search(text):
+def _layers(text: str) -> tuple[list[str], str]:
+    """Split an error's text into the kinds that it is wrapped in and its own words.
+
+    Only the kinds decide what it is: the words may quote the statement or the data.
+    """
+    layers, position = [], 0
+    while found := _LAYER.match(text, position):
+        layers.append(found["name"])
+        position = found.end()
+    leaf = text[position:].strip()
+    return layers, leaf or (layers[-1] if layers else "unknown error")
+
+
+def _planning(layers: list[str], leaf: str, sql: str, tables: Sequence[str]) -> FirnlineError | None:
+    if leaf.startswith(("ParserError(", "TokenizerError(", "RecursionLimitExceeded")):
+        return _syntax(leaf, sql)
+    if found := _TABLE.fullmatch(leaf):
         return _no_table(found.group(1), sql, tables)
-    if found := _FIELD.search(plain):
+    if "Schema error" in layers and (found := _FIELD.match(leaf)):
         return _no_column(found, sql)
-    if "Invalid function" in text:
-        name = re.search(r"Invalid function '([^']*)'", text)
-        return SqlError(_first_line(plain), **(_place_of(sql, name.group(1)) if name else {}))
-    if "Placeholder" in text and "was not provided" in text:
-        return InvalidError(_first_line(plain))
-    if text.removeprefix("DataFusion error: ").startswith(("Error during planning", "Schema error", "type_coercion")):
-        return SqlError(_lower(plain))
-    if "type_coercion" in text or "Error during planning" in text:
-        return SqlError(_lower(plain))
+    if found := re.match(r"Invalid function '([^']*)'", leaf):
+        return SqlError(_first_line(leaf), **_place_of(sql, found.group(1)))
+    if leaf.startswith("Placeholder "):
+        return InvalidError(_first_line(leaf))
+    if "This feature is not implemented" in layers:
+        return UnsupportedError(_lower(leaf))
+    if {"SQL error", "Error during planning", "Schema error", "type_coercion"} & set(layers):
+        return SqlError(_lower(leaf))
     return None
 
 
-def _running(text: str, plain: str) -> FirnlineError:
-    if "Resources exhausted" in text:
+def _running(layers: list[str], leaf: str) -> FirnlineError:
+    if "Resources exhausted" in layers:
         return LimitError(
             "the statement needs more memory than its limit; ask for less, or raise the memory limit",
-            reason=_first_line(plain),
+            reason=_first_line(leaf),
         )
-    if "not implemented" in text or "NotImplemented" in text or "not supported" in text.lower():
-        return UnsupportedError(_lower(_first_line(plain)))
-    if "Object at location" in text and "not found" in text:
-        found = re.search(r"Object at location (\S+) not found", text)
-        return NotFoundError("a data file is missing", file=found.group(1) if found else None)
-    if re.search(r"\b(403 Forbidden|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch)\b", text):
-        return ForbiddenError("the object store denied access; check the credentials", reason=_first_line(plain))
-    if "Generic S3 error" in text or "error sending request" in text:
-        return UnavailableError("the object store did not answer", reason=_first_line(plain))
-    if "Parquet error" in text or "ParquetError" in text or "Parquet argument error" in text or "EOF" in text:
-        return ReadError("a data file cannot be decoded", reason=_first_line(plain))
-    if re.search(r"Divide by zero|Cast error|Overflow|Invalid argument|cast|out of range|parse", text, re.IGNORECASE):
-        return InvalidError(_lower(_first_line(plain)))
-    return InvalidError(_lower(_first_line(plain))) if isinstance_execution(text) else InternalError(_first_line(plain))
+    if found := re.match(r"Object at location (\S+) not found", leaf):
+        return NotFoundError("a data file is missing", file=found.group(1))
+    if {"Object Store error", "Generic S3 error"} & set(layers):
+        if _DENIED.search(leaf):
+            return ForbiddenError("the object store denied access; check the credentials", reason=_first_line(leaf))
+        return UnavailableError("the object store did not answer", reason=_first_line(leaf))
+    if {"Parquet error", "Parquet argument error"} & set(layers):
+        return ReadError("a data file cannot be decoded", reason=_first_line(leaf))
+    if "Internal error" in layers or ("External error" in layers and re.match(r"[A-Z]\w+: ", leaf)):
+        return InternalError("the query engine failed internally on this statement", reason=_first_line(leaf))
+    return InvalidError(_lower(leaf)) if {"Execution error", "Arrow error"} & set(layers) else _other(leaf)
 
 
-def isinstance_execution(text: str) -> bool:
-    """Tell whether the engine calls it an error of execution, which data or arguments cause."""
-    return "Execution error" in text or "Arrow error" in text
+def _other(leaf: str) -> FirnlineError:
+    known = re.match(r"regex parse error|.*\bnot supported\b", leaf)
+    return InvalidError(_lower(leaf)) if known else InternalError(_first_line(leaf))
 
 
 def _syntax(text: str, sql: str) -> FirnlineError:
-    if "RecursionLimitExceeded" in text or "recursion limit exceeded" in text:
+    if text.startswith("RecursionLimitExceeded") or "recursion limit exceeded" in text:
         return SqlError("the statement is nested too deeply for the parser; use fewer nested expressions")
-    inner = re.search(r'(?:ParserError|TokenizerError)\("(.*?)"\)', text, re.DOTALL)
+    inner = re.search(r'(?:ParserError|TokenizerError)\("(.*)"\)', text, re.DOTALL)
     message = inner.group(1).replace('\\"', '"').replace("\\'", "'") if inner else text
     facts = {}
     if found := _PLACE.search(message):
@@ -137,13 +152,19 @@ def _no_table(qualified: str, sql: str, tables: Sequence[str]) -> FirnlineError:
 
 def _no_column(found: re.Match[str], sql: str) -> FirnlineError:
     name, guess, valid = found.groups()
+    name, valid = _GENERATED.sub("", name), _GENERATED.sub("", valid or "")
+    guess = _GENERATED.sub("", guess or "")
     bare = name.rpartition(".")[2].strip('"')
-    names = [field.strip() for field in (valid or "").split(",") if field.strip()]
+    names = [field.strip() for field in valid.split(",") if field.strip()]
     if not guess and names:
         close = difflib.get_close_matches(bare, [each.rpartition(".")[2].strip('"') for each in names], 1, 0.5)
         guess = close[0] if close else None
     hint = f"; did you mean {guess}?" if guess else ""
-    listed = f" the columns are {', '.join(names[:20])}{', …' if len(names) > 20 else ''}" if names else ""
+    listed = (
+        f"{'' if hint else ';'} the columns are {', '.join(names[:20])}{', …' if len(names) > 20 else ''}"
+        if names
+        else ""
+    )
     return SqlError(f"no such column: {name}{hint}{listed}", **_place_of(sql, bare))
 
 
@@ -161,5 +182,6 @@ def _first_line(text: str) -> str:
 
 
 def _lower(text: str) -> str:
-    line = _first_line(text)
+    """Return the text as one line, without the engine's own preambles, in lower case at the start."""
+    line = re.sub(r"\b(Error during planning|Internal error|Execution error): ", "", _first_line(text))
     return line[:1].lower() + line[1:] if line[1:2].islower() else line
