@@ -25,8 +25,12 @@ PAGE = REPOSITORY / "docs" / "benchmarks.md"
 
 INTRODUCTION = """# Benchmarks
 
-The last full run of `make bench-query` (`python -m benchmarks.query`), as it printed it. Every peer ran in the same
-run on the same machine and the same files; the ratios carry further than the times. Goals that were missed say so.
+The last full run of `make bench-query` (`uv run --all-extras --group bench python -m benchmarks.query`), as it printed
+it. Every peer ran in that run, on that machine and on the same files; ratios carry further than times.
+A goal that was missed says so.
+
+`--only tpch,select1,planning,remote,cold,memory` runs some of it, `--quick` all of it on tiny data in two minutes (its
+numbers mean nothing), `--scale` and `--repeats` change the sizes. Generated data lie in `build/` and are used again.
 """
 
 

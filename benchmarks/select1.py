@@ -66,7 +66,7 @@ def _section(
             f"for {options.seconds:.1f} s; each in {options.repeats} rounds that take turns, medians of the rounds.",
             f"The bare route returns the same {n_bytes} bytes from its own uvicorn process. The load generator shares "
             "the machine's cores with both.",
-            versions(["firnline", "fastapi", "starlette", "uvicorn", "h11"]) + ".",
+            versions(["firnline", "fastapi", "starlette", "uvicorn", "uvloop", "httptools"]) + ".",
         ],
         tables=[Table(header, rows)],
         goals=[goal],
