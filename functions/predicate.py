@@ -124,12 +124,12 @@ def _keeps_names(projection: Any) -> bool:
 def from_expr(expr: Expr) -> Predicate:
     """Return what ``expr`` implies. Never raises: an expression without a Python form is `Unknown`."""
     try:
-        return _from_variant(expr.to_variant())
+        return _from_variant(expr, expr.to_variant())
     except Exception:  # noqa: BLE001 - many DataFusion expressions have no Python form
         return Unknown()
 
 
-def _from_variant(node: Any) -> Predicate:
+def _from_variant(expr: Expr, node: Any) -> Predicate:
     match type(node).__name__:
         case "Column":
             return Compare(node.name(), "=", True)
@@ -146,7 +146,7 @@ def _from_variant(node: Any) -> Predicate:
         case "Between" if not node.negated():
             column = _column(node.expr())
             return And((Compare(column, ">=", _value(node.low())), Compare(column, "<=", _value(node.high()))))
-        case "Like" if not node.negated() and node.escape_char() is None:
+        case "Like" if not node.negated() and node.escape_char() is None and not _ignores_case(expr, node):
             return _from_like(_column(node.expr()), _value(node.pattern()))
         case "Alias":
             return from_expr(node.expr())
@@ -177,6 +177,12 @@ def _flatten(op: str, terms: Iterable[Predicate]) -> Iterable[Predicate]:
 def _from_like(column: str, pattern: str) -> Predicate:
     prefix = pattern.partition("%")[0].partition("_")[0].partition("\\")[0]
     return StartsWith(column, prefix) if prefix else Unknown()
+
+
+def _ignores_case(expr: Expr, like: Any) -> bool:
+    """Tell ILIKE from LIKE, which only the expression's text does."""
+    plain = f"{like.expr().canonical_name()} LIKE {like.pattern().canonical_name()}"
+    return bool(expr.canonical_name() != plain)
 
 
 def _negate(predicate: Predicate) -> Predicate:

@@ -6,6 +6,8 @@ such row. Evaluated for all files at once, one Arrow kernel call per comparison.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -60,12 +62,16 @@ class _Pruner:
             return ColumnStats(values, values, null_count)
         return files.stats(column)
 
-    def _with_value(self, column: str, value: Any, compare: Any) -> np.ndarray:
+    def _with_value(self, column: str, value: Any, compare: Callable[[_Bounds, pa.Scalar], pa.Array]) -> np.ndarray:
         stats = self._stats(column)
-        scalar = _scalar(value, stats.minimum.type) if stats is not None else None
-        if stats is None or scalar is None:
+        bounds = _bounds(stats) if stats is not None else None
+        scalar = _scalar(value, bounds.minimum.type) if bounds is not None else None
+        if stats is None or bounds is None or scalar is None:
             return self.everything
-        kept = pc.fill_null(compare(stats, scalar), True)
+        try:
+            kept = pc.fill_null(compare(bounds, scalar), True)
+        except pa.ArrowNotImplementedError:  # a type that Arrow does not order
+            return self.everything
         return np.asarray(np.logical_and(kept, ~self._all_null(stats)))
 
     def _all_null(self, stats: ColumnStats) -> np.ndarray:
@@ -82,10 +88,11 @@ class _Pruner:
         return np.asarray(pc.fill_null(pc.not_equal(stats.null_count, 0), True))
 
     def _starts_with(self, column: str, prefix: str) -> np.ndarray:
-        low = self._with_value(column, prefix, lambda stats, scalar: _compare(stats, ">=", scalar))
-        above = prefix + "\U0010ffff"
-        high = self._with_value(column, above, lambda stats, scalar: _compare(stats, "<=", scalar))
-        return np.asarray(np.logical_and(low, high))
+        def compare(bounds: _Bounds, scalar: pa.Scalar) -> pa.Array:
+            head = pc.utf8_slice_codeunits(bounds.minimum, 0, len(prefix))
+            return pc.and_kleene(pc.less_equal(head, scalar), pc.greater_equal(bounds.maximum, scalar))
+
+        return self._with_value(column, prefix, compare)
 
     def _in(self, column: str, values: tuple[Any, ...]) -> np.ndarray:
         if len(values) <= IN_LIST_MAX:
@@ -95,6 +102,20 @@ class _Pruner:
         except TypeError:
             return self.everything
         return self.evaluate(And((Compare(column, ">=", smallest), Compare(column, "<=", largest))))
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    minimum: pa.Array
+    maximum: pa.Array
+
+
+def _bounds(stats: ColumnStats) -> _Bounds:
+    """Return the bounds in a type that can be compared; a bound of NaN is none."""
+    if not pa.types.is_floating(stats.minimum.type):
+        return _Bounds(stats.minimum, stats.maximum)
+    wide = [bound.cast(pa.float64()) for bound in (stats.minimum, stats.maximum)]
+    return _Bounds(*(pc.if_else(pc.is_nan(bound), pa.scalar(None, pa.float64()), bound) for bound in wide))
 
 
 def _scalar(value: Any, type_: pa.DataType) -> pa.Scalar | None:
@@ -108,14 +129,17 @@ def _scalar(value: Any, type_: pa.DataType) -> pa.Scalar | None:
         return None
 
 
-def _compare(stats: ColumnStats, op: str, value: pa.Scalar) -> pa.Array:
+def _compare(stats: _Bounds, op: str, value: pa.Scalar) -> pa.Array:
     """Return bool or null per file. The engine orders NaN above every number, and bounds leave NaN out, so an
-    upper bound of a float column proves nothing about ``>``, ``>=`` and ``!=``."""
+    upper bound of a float column proves nothing about ``>``, ``>=`` and ``!=``. It also orders -0.0 below 0.0, which
+    bounds do not tell apart."""
     open_above = pa.types.is_floating(value.type)
     nothing = pa.nulls(len(stats.minimum), pa.bool_())
     match op:
         case "=":
             return pc.and_kleene(pc.less_equal(stats.minimum, value), pc.greater_equal(stats.maximum, value))
+        case "<" if open_above and value.as_py() == 0.0:
+            return pc.less_equal(stats.minimum, value)
         case "<":
             return pc.less(stats.minimum, value)
         case "<=":
