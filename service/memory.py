@@ -1,11 +1,11 @@
-"""Memory and CPU time of processes, as Linux counts them."""
+"""Memory and activity of processes, as Linux tells them."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-__all__ = ["cpu_s", "machine_memory_bytes", "rss_bytes"]
+__all__ = ["machine_memory_bytes", "rss_bytes", "wants_cpu"]
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -19,14 +19,19 @@ def rss_bytes(pid: int) -> int:
     return int(fields[1]) * _PAGE_BYTES if len(fields) > 1 else 0
 
 
-def cpu_s(pid: int) -> float:
-    """Return the CPU seconds a process has used, in user and system mode; 0 when it is gone."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0.0
-    fields = stat.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def wants_cpu(pid: int) -> bool:
+    """Tell whether any thread of a process runs or would run if a core were free; False when it is gone.
+
+    The state tells it of a thread that other processes keep from a core too, which CPU time would not.
+    """
+    for task in Path(f"/proc/{pid}/task").glob("*/stat"):
+        try:
+            state = task.read_text().rpartition(")")[2].split()[0]
+        except OSError:  # the thread has just ended
+            continue
+        if state in "RD":
+            return True
+    return False
 
 
 def machine_memory_bytes() -> int:

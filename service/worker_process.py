@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from service.frames import Frames, Kind
-from service.memory import cpu_s, rss_bytes
+from service.memory import rss_bytes, wants_cpu
 from service.statement import Format, Statement
 from service.worker import OpenRunner
 from storage.errors import FirnlineError, InternalError, LimitError, UnavailableError, from_wire
@@ -32,8 +32,9 @@ _SOCKET_BYTES = 1 << 20
 _INBOX_FRAMES = 4
 _STDERR_LINES = 40
 _EXIT_S = 1.0
-_SETTLE_S = 0.1
-_SETTLE_CPU_S = 0.03
+_SETTLE_S = 0.02
+_SETTLE_LOOKS = 5
+_SETTLE_LOOKS_MAX = 15
 
 Frame = tuple[Kind, memoryview]
 
@@ -97,10 +98,17 @@ class WorkerProcess:
         return rss_bytes(self.pid)
 
     async def settled(self) -> bool:
-        """Whether the worker really stopped: after a cancelled statement some plans go on burning CPU."""
-        before = cpu_s(self.pid)
-        await asyncio.sleep(_SETTLE_S)
-        return not self.dead.is_set() and cpu_s(self.pid) - before <= _SETTLE_CPU_S
+        """Whether the worker really stopped: after a cancelled statement some plans go on burning CPU, and hold the
+        engine's threads. It has, when it is seen at rest several times in a row."""
+        at_rest = 0
+        for _ in range(_SETTLE_LOOKS_MAX):
+            await asyncio.sleep(_SETTLE_S)
+            if self.dead.is_set():
+                return False
+            at_rest = 0 if wants_cpu(self.pid) else at_rest + 1
+            if at_rest == _SETTLE_LOOKS:
+                return True
+        return False
 
     async def kill(self) -> None:
         """End the process at once and give back all it held; who waits for a frame gets None."""
