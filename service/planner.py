@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from functions.errors import is_panic, translate
 from functions.predicate import scans as scans_of
 from functions.prune import may_match
 from functions.scan import ScanCache, TableScan, make_scan
-from functions.session import READ_ONLY, Names, Session, stub
+from functions.session import CATALOG, READ_ONLY, Names, Session, stub
 from service.explain import with_tables
 from service.parse import Parsed
 from service.snapshots import SnapshotCache
@@ -42,6 +42,8 @@ class Planned:
     plan: ExecutionPlan | None = None
     rows: Sequence[pa.RecordBatch] = ()
     scans: Mapping[str, TableScan] = field(default_factory=dict)
+    late: bool = False
+    """Whether its scans filter while they decode."""
 
 
 class Planner:
@@ -152,7 +154,7 @@ class Planner:
             return every
         found = [s for s in scans_of(plan) if (s.schema or DEFAULT_NAMESPACE, s.table) == name]
         # Scans inside scalar subqueries have no node that the walk reaches, but the plan's text has them all.
-        shown = len(re.findall(rf"^\s*TableScan: (?:\S*\.)?{re.escape(name[1])}(?=\s|$)", plan.display_indent(), re.M))
+        shown = _count_scans(plan.display_indent(), name)
         if shown > len(found):
             return every
         masks = [~every, *(may_match(snapshot, each.predicate) for each in found)]
@@ -203,7 +205,13 @@ class Planner:
             )  # fmt: skip
         works = [
             make_scan(
-                self._session, self._stores, self._snapshot(name), mask, self._footers, self._cache, late=self._late
+                self._session,
+                self._stores,
+                self._snapshot(name),
+                mask,
+                self._footers,
+                self._cache,
+                late=self._late and not self._remote(wanted),
             )
             for name, mask in wanted.items()
         ]
@@ -211,6 +219,10 @@ class Planner:
             return dict(zip(wanted, await asyncio.gather(*works), strict=True))
         except BaseException as error:
             raise self._translated(error) from error
+
+    def _remote(self, names: Iterable[TableName]) -> bool:
+        """Tell whether any table lies in an object store, where a request costs more than decoding."""
+        return any(not self._snapshot(name).location.startswith("file://") for name in names)
 
     def _count(self, scans: Mapping[str, TableScan]) -> None:
         receipt = self._receipt
@@ -235,13 +247,14 @@ class Planner:
                 used[name] = scans[name]
             return scans[name].table if name in scans else None
 
-        with self._session.planning(self._names(table)) as context:
+        remote = self._remote(scans)
+        with self._session.planning(self._names(table), remote=remote) as context:
             try:
                 frame = context.sql_with_options(self._parsed.text, READ_ONLY, param_values=self._parsed.params or None)
                 schema = _answered(frame.schema())
                 shown = {self._shown(name): scan for name, scan in used.items()}
                 first = [with_tables(schema, shown)] if self._parsed.explained else []
-                return Planned(schema, frame.execution_plan(), first, shown)
+                return Planned(schema, frame.execution_plan(), first, shown, self._late and not remote)
             except BaseException as error:
                 raise self._translated(error) from error
 
@@ -276,6 +289,12 @@ class Planner:
                 return Planned(schema, rows=[retyped(batch, schema) for batch in frame.collect()])
             except BaseException as error:
                 raise self._translated(error) from error
+
+
+def _count_scans(plan: str, name: TableName) -> int:
+    """Return how often a plan's text scans the table, however its name is qualified there."""
+    namespace, table = (re.escape(part) for part in name)
+    return len(re.findall(rf"^ *TableScan: (?:(?:{CATALOG}\.)?{namespace}\.)?{table}(?=\s|$)", plan, re.MULTILINE))
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
