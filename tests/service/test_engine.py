@@ -172,7 +172,7 @@ async def test_answers_equal_those_of_the_engine_over_plain_data(lake: Lake, kin
     context = SessionContext()
     context.register_record_batches("t", [rows_of_t().to_batches()])
     for sql in QUERIES:
-        columns = pa.Table.from_batches(context.sql(sql).collect()).columns
+        columns = context.sql(sql).to_arrow_table().columns
         expected = list(zip(*[column.to_pylist() for column in columns], strict=True))
         found = await lake.rows(sql)
         assert sorted(found, key=repr) == sorted(expected, key=repr), sql
