@@ -7,6 +7,7 @@ resolved through `Names`, which a statement fills while it alone plans (`Session
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,9 @@ T = TypeVar("T")
 CATALOG = "firnline"
 SCANS = "scans"
 """Hidden namespace through which native scans are made; never listed."""
+REMOTE_PARTITIONS = 16
+"""Streams of a plan over an object store: they wait more than they work. With 20 ms a request, TPC-H Q6 took 0.27 of
+the time of 2 streams, and Q3 0.40, for the same requests and 5 % more CPU time; 32 gained nothing more."""
 READ_ONLY = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
 
 
@@ -39,7 +43,7 @@ class SessionOptions:
 
     memory_bytes : pool of sorts, joins and aggregates before they spill or fail; 0 means unbounded
     spill_dir : where they spill; None means the system's temporary folder
-    target_partitions : concurrent streams of one plan; 0 means one per core
+    target_partitions : concurrent streams of one plan; 0 means one per core, and more over an object store
     """
 
     memory_bytes: int = 0
@@ -91,6 +95,7 @@ class Session:
         self.options = options
         self.context = SessionContext(_config(options), _runtime(options))
         self._buckets = BucketClients(self.context, options.s3, clock)
+        self._partitions = self._partitions_now = options.target_partitions or os.cpu_count() or 1
         self._lock = threading.RLock()
         self._planner = ThreadPoolExecutor(1, "planning")
         self._provider = _Catalog()
@@ -108,14 +113,22 @@ class Session:
         self._planner.shutdown(wait=False, cancel_futures=True)
 
     @contextmanager
-    def planning(self, names: Names) -> Iterator[SessionContext]:
-        """Hold the session for one statement, whose names are ``names``."""
+    def planning(self, names: Names, *, remote: bool = False) -> Iterator[SessionContext]:
+        """Hold the session for one statement, whose names are ``names``; ``remote`` if it reads an object store."""
         with self._lock:
+            self._set_partitions(REMOTE_PARTITIONS if remote and not self.options.target_partitions else 0)
             self._provider.names = names
             try:
                 yield self.context
             finally:
                 self._provider.names = None
+
+    def _set_partitions(self, partitions: int) -> None:
+        """Set how many streams plans have from now on; 0 means the configured number."""
+        wanted = partitions or self._partitions
+        if wanted != self._partitions_now:
+            self.context.sql(f"SET datafusion.execution.target_partitions = {wanted}")
+            self._partitions_now = wanted
 
     def native_scan(self, urls: list[str], *, late: bool = False) -> Table:
         """Return a native Parquet scan over exactly these percent-encoded URLs, whose schemas agree.
@@ -153,9 +166,7 @@ def _config(options: SessionOptions) -> SessionConfig:
         .set("datafusion.execution.parquet.schema_force_view_types", "false")
         .set("datafusion.execution.time_zone", "UTC")
     )
-    if options.target_partitions:
-        config = config.with_target_partitions(options.target_partitions)
-    return config
+    return config.with_target_partitions(options.target_partitions or os.cpu_count() or 1)
 
 
 def _runtime(options: SessionOptions) -> RuntimeEnvBuilder:

@@ -61,14 +61,13 @@ class Engine:
             text = await run_command(parsed, statement.role, self.tables, stores, self._snapshots, self.clock)
             table = pa.table({"status": [text]})
             return Result(table.schema, self._finish(_batches(table), receipt, stores, started), receipt)
-        late = self._late.choose(parsed.text)
         planner = Planner(
             self._session, stores, self.tables, self._snapshots, self._footers, self._scans,
-            statement, parsed, receipt, late,
+            statement, parsed, receipt, self._late.choose(parsed.text),
         )  # fmt: skip
         planned = await _deadline(planner.plan(), statement.limits, started[0])
         receipt.planning_ms = (time.perf_counter() - started[0]) * 1000
-        rows = self._limited(self._execute(planned, parsed, late, receipt), statement.limits, started[0])
+        rows = self._limited(self._execute(planned, parsed, receipt), statement.limits, started[0])
         return Result(planned.schema, self._finish(rows, receipt, stores, started), receipt)
 
     async def close(self) -> None:
@@ -87,7 +86,7 @@ class Engine:
         raise NotFoundError("no such table", table=f"{namespace}.{name}")
 
     async def _execute(
-        self, planned: Planned, parsed: Parsed, late: bool, receipt: Receipt
+        self, planned: Planned, parsed: Parsed, receipt: Receipt
     ) -> AsyncGenerator[pa.RecordBatch, None]:
         for batch in planned.rows:
             yield batch
@@ -107,7 +106,7 @@ class Engine:
             translated = translate(error, parsed.sql)
             raise await name_the_file(self._session, translated, planned.scans.values()) from error
         receipt.bytes_scanned = metrics_of(planned.plan).bytes_scanned
-        self._late.learn(parsed.text, late, (time.process_time() - before_s) * 1000)
+        self._late.learn(parsed.text, planned.late, (time.process_time() - before_s) * 1000)
 
     async def _limited(
         self, batches: AsyncGenerator[pa.RecordBatch, None], limits: Limits, started: float
