@@ -34,10 +34,10 @@ class Footer:
 
 
 class FooterCache:
-    """The most recently used footers of this process, by location, size and etag."""
+    """The most recently used footers of this process, by location, size and etag, up to ``bytes_max`` as stored."""
 
-    def __init__(self, entries_max: int = 100_000) -> None:
-        self._entries_max = entries_max
+    def __init__(self, entries_max: int = 100_000, bytes_max: int = 256 << 20) -> None:
+        self._entries_max, self._bytes_max, self._bytes = entries_max, bytes_max, 0
         self._footers: OrderedDict[tuple[str, int, str], Footer] = OrderedDict()
         self._schemas: dict[bytes, pa.Schema] = {}
 
@@ -66,9 +66,12 @@ class FooterCache:
         schema = _arrow_schema(file, key[0])
         fingerprint = hashlib.sha256(schema.serialize()).digest()
         footer = Footer(file.metadata, self._schemas.setdefault(fingerprint, schema), fingerprint)
+        if key not in self._footers:
+            self._bytes += footer.metadata.serialized_size
         self._footers[key] = footer
-        while len(self._footers) > self._entries_max:
-            self._footers.popitem(last=False)
+        while len(self._footers) > self._entries_max or (self._bytes > self._bytes_max and len(self._footers) > 1):
+            _key, dropped = self._footers.popitem(last=False)
+            self._bytes -= dropped.metadata.serialized_size
         return footer
 
 

@@ -15,7 +15,6 @@ from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from storage.blobs import BlobMeta
 from storage.errors import InvalidError, NotFoundError, UnsupportedError
@@ -82,7 +81,7 @@ async def _listing(stores: Stores, location: str) -> list[tuple[str, BlobMeta]]:
         fixed = location[: _GLOB.search(location).start()].rpartition("/")[0]  # type: ignore[union-attr]
         pattern = _glob_regex(location)
         found = [(path, meta) async for path, meta in stores.list(fixed + "/") if pattern.fullmatch(path)]
-        found = [(path, meta) for path, meta in found if meta.size > 0]
+        found = [(path, meta) for path, meta in found if meta.size > 0] or await _literal(stores, location)
     else:
         try:
             return [(location, await stores.head(location))]
@@ -91,6 +90,14 @@ async def _listing(stores: Stores, location: str) -> list[tuple[str, BlobMeta]]:
     if not found:
         raise NotFoundError("no Parquet file lies at this location", location=location)
     return found
+
+
+async def _literal(stores: Stores, location: str) -> list[tuple[str, BlobMeta]]:
+    """Return the file whose name is the pattern itself, if there is one."""
+    try:
+        return [(location, await stores.head(location))]
+    except NotFoundError:
+        return []
 
 
 async def _folder(stores: Stores, location: str) -> list[tuple[str, BlobMeta]]:
@@ -113,7 +120,6 @@ def _glob_regex(pattern: str) -> re.Pattern[str]:
     out, position = "", 0
     while position < len(pattern):
         rest = pattern[position:]
-        closing = rest.find("]", 2)
         if rest.startswith("**/"):
             out, position = out + "(?:.*/)?", position + 3
         elif rest.startswith("**"):
@@ -122,12 +128,26 @@ def _glob_regex(pattern: str) -> re.Pattern[str]:
             out, position = out + "[^/]*", position + 1
         elif rest[0] == "?":
             out, position = out + "[^/]", position + 1
-        elif rest[0] == "[" and closing > 0:
-            inner = rest[1:closing].replace("\\", "\\\\")
-            out, position = out + "[" + ("^" + inner[1:] if inner[0] in "!^" else inner) + "]", position + closing + 1
+        elif rest[0] == "[" and (closing := rest.find("]", 3 if rest[1:2] in ("!", "^") else 2)) > 0:
+            out, position = out + _glob_set(rest[1:closing]), position + closing + 1
         else:
             out, position = out + re.escape(rest[0]), position + 1
     return re.compile(out, re.DOTALL)
+
+
+def _glob_set(inner: str) -> str:
+    """Translate what stands between the brackets of a set; a range that runs backwards holds nothing."""
+    negated = inner[0] in "!^"
+    members = inner[1:] if negated else inner
+    parts = []
+    for low, high in re.findall(r"(.)(?:-(.))?", members, re.DOTALL):
+        if not high:
+            parts.append(re.escape(low))
+        elif low <= high:
+            parts.append(f"{re.escape(low)}-{re.escape(high)}")
+    if not parts:
+        return "[^/]" if negated else "(?!)"
+    return f"[^/{''.join(parts)}]" if negated else f"[{''.join(parts)}]"
 
 
 def _etag(listed: Sequence[tuple[str, BlobMeta]]) -> str:
@@ -144,8 +164,8 @@ def _hive_partitions(location: str, paths: Sequence[str]) -> dict[str, pa.Array]
     rows = []
     for path in paths:
         folders = path.removeprefix(root).strip("/").split("/")[:-1]
-        pairs = [folder.partition("=") for folder in folders if "=" in folder]
-        rows.append({key: None if value == NULL_PARTITION else unquote(value) for key, _, value in pairs})
+        pairs = [folder.partition("=") for folder in folders if folder.find("=") > 0]
+        rows.append({unquote(key): None if value == NULL_PARTITION else unquote(value) for key, _, value in pairs})
     keys = [key for key in rows[0] if all(key in row for row in rows)]
     return {key: _typed([row[key] for row in rows]) for key in keys}
 
@@ -165,19 +185,32 @@ def _typed(values: list[str | None]) -> pa.Array:
 def _union(paths: Sequence[str], footers: Sequence[Footer], partitions: dict[str, pa.Array]) -> pa.Schema:
     seen = {footer.fingerprint: (path, footer.schema) for path, footer in zip(paths, footers, strict=True)}
     merged = pa.schema([])
+    names: dict[str, str] = {}
     for path, schema in seen.values():
-        if len(set(schema.names)) < len(schema.names):
-            twice = next(name for name in schema.names if schema.names.count(name) > 1)
-            raise UnsupportedError("a file holds two columns of one name", column=twice, file=path)
-        plain = pa.schema([pa.field(field.name, field.type) for field in schema])
+        _check_names(schema, path, len(seen))
+        fields = schema if len(seen) == 1 else [_named(field, names) for field in schema]
+        plain = pa.schema([pa.field(field.name, field.type) for field in fields])
         try:
             merged = pa.unify_schemas([merged, plain], promote_options="permissive")
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise UnsupportedError(
                 "a file's column has no common type with the files before it", file=path, reason=str(error)
             ) from error
-    fields = [field for field in merged if field.name not in partitions]
-    return pa.schema(fields + [pa.field(name, values.type) for name, values in partitions.items()])
+    kept = [field for field in merged if field.name not in partitions]
+    return pa.schema(kept + [pa.field(name, values.type) for name, values in partitions.items()])
+
+
+def _named(field: pa.Field, names: dict[str, str]) -> pa.Field:
+    """Give a column the spelling in which it was met first: names that differ only in case are one column."""
+    return field.with_name(names.setdefault(field.name.lower(), field.name))
+
+
+def _check_names(schema: pa.Schema, path: str, n_schemas: int) -> None:
+    """Raise `UnsupportedError` for a file with two columns that a union by name could not tell apart."""
+    names = schema.names if n_schemas == 1 else [name.lower() for name in schema.names]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UnsupportedError("a file holds two columns of one name", column=twice, file=path)
 
 
 class _Stats:
@@ -198,7 +231,7 @@ class _Stats:
         if index < 0 or pa.types.is_nested(self._schema.field(index).type):
             return None
         type_ = self._schema.field(index).type
-        rows = [_file_bounds(footer.metadata, name) for footer in self._footers]
+        rows = [_file_bounds(footer, name) for footer in self._footers]
         try:
             minimum = pa.array([row[0] for row in rows], type_)
             maximum = pa.array([row[1] for row in rows], type_)
@@ -207,10 +240,15 @@ class _Stats:
         return ColumnStats(minimum, maximum, pa.array([row[2] for row in rows], pa.int64()))
 
 
-def _file_bounds(metadata: pq.FileMetaData, name: str) -> tuple[object, object, int | None]:
-    position = next((i for i in range(metadata.num_columns) if metadata.schema.column(i).path == name), None)
-    if position is None:  # written before the column existed: null in every row
+def _file_bounds(footer: Footer, name: str) -> tuple[object, object, int | None]:
+    metadata = footer.metadata
+    stored = name if name in footer.schema.names else _folded(name, footer.schema.names)
+    if stored is None:  # written before the column existed: null in every row
         return None, None, metadata.num_rows
+    positions = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path == stored]
+    if len(positions) != 1:  # a nested column, or one whose path looks like this name
+        return None, None, None
+    position = positions[0]
     if metadata.schema.column(position).physical_type == "INT96":
         return None, None, None
     low, high, nulls = [], [], 0
@@ -225,3 +263,8 @@ def _file_bounds(metadata: pq.FileMetaData, name: str) -> tuple[object, object, 
         elif stats.null_count < metadata.row_group(group).num_rows:
             return None, None, None
     return (min(low) if low else None), (max(high) if high else None), nulls
+
+
+def _folded(name: str, stored: Sequence[str]) -> str | None:
+    found = [each for each in stored if each.lower() == name.lower()]
+    return found[0] if len(found) == 1 else None

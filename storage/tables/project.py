@@ -115,8 +115,9 @@ def _same(logical: pa.DataType, physical: pa.DataType, matching: Matching) -> bo
         return all(
             _same(a.type, b.type, matching) for a, b in zip(_children(logical), _children(physical), strict=True)
         )
-    if pa.types.is_list(logical) and pa.types.is_list(physical):
-        return _same(logical.value_type, physical.value_type, matching)
+    if _is_list(logical) and logical.id == physical.id:
+        sized = not pa.types.is_fixed_size_list(logical) or logical.list_size == physical.list_size
+        return bool(sized) and _same(logical.value_type, physical.value_type, matching)
     return bool(logical.equals(physical)) and not pa.types.is_nested(logical)
 
 
