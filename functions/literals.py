@@ -40,7 +40,7 @@ def type_name(type_: pa.DataType) -> str:
         return f"Time{type_.bit_width}({_UNITS[type_.unit]})"
     if pa.types.is_duration(type_):
         return f"Duration({_UNITS[type_.unit]})"
-    if pa.types.is_decimal(type_):
+    if pa.types.is_decimal(type_) and type_.scale >= 0:  # the engine casts no text to a negative scale
         return f"Decimal{type_.bit_width}({type_.precision}, {type_.scale})"
     if pa.types.is_fixed_size_binary(type_):
         return f"FixedSizeBinary({type_.byte_width})"
@@ -58,8 +58,9 @@ def type_name(type_: pa.DataType) -> str:
 
 
 def _field(field: pa.Field) -> str:
-    escaped = field.name.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}": {type_name(field.type)}'
+    if '"' in field.name or "\\" in field.name:
+        raise UnsupportedError("the query engine has no way to write this field's name", field=field.name)
+    return f'"{field.name}": {type_name(field.type)}'
 
 
 def typed_literal(value: pa.Scalar, type_: pa.DataType) -> str:
@@ -72,12 +73,22 @@ def typed_literal(value: pa.Scalar, type_: pa.DataType) -> str:
         return f"arrow_cast(NULL, {wanted})"
     if pa.types.is_nested(type_):
         raise UnsupportedError("a default value of a nested type", type=str(type_))
-    if pa.types.is_binary(type_) or pa.types.is_fixed_size_binary(type_) or pa.types.is_large_binary(type_):
+    if pa.types.is_dictionary(type_):
+        return f"arrow_cast({typed_literal(value.cast(type_.value_type), type_.value_type)}, {wanted})"
+    if isinstance(value.as_py(), bytes):
         return f"arrow_cast(X'{value.as_py().hex()}', {wanted})"
     if pa.types.is_timestamp(type_):
-        return f"arrow_cast(arrow_cast({value.value}, 'Timestamp({_UNITS[type_.unit]}, None)'), {wanted})"
+        # Through UTC: the engine takes a number as the wall clock of any other zone.
+        zone = 'Some("UTC")' if type_.tz else "None"
+        return f"arrow_cast(arrow_cast({value.value}, 'Timestamp({_UNITS[type_.unit]}, {zone})'), {wanted})"
+    if pa.types.is_duration(type_):
+        return f"arrow_cast({value.value}, {wanted})"
+    if pa.types.is_time(type_):
+        return f"arrow_cast(arrow_cast({value.value}, 'Int{type_.bit_width}'), {wanted})"
     if pa.types.is_floating(type_):
         return f"arrow_cast({string(repr(value.as_py()))}, {wanted})"
-    if pa.types.is_date(type_) or pa.types.is_time(type_):
+    if pa.types.is_date(type_):
         return f"arrow_cast({string(value.as_py().isoformat())}, {wanted})"
+    if pa.types.is_decimal(type_):
+        return f"arrow_cast({string(format(value.as_py(), 'f'))}, {wanted})"
     return f"arrow_cast({string(str(value.as_py()))}, {wanted})"
