@@ -6,6 +6,7 @@ that they share more than once.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from benchmarks.options import Options
 from benchmarks.report import Goal, Section, Table
 from benchmarks.serving import Client, RefusedError, serving
 from benchmarks.tpch_data import tpch_queries, tpch_tables
-from service.memory import cpu_s, rss_bytes
+from service.memory import rss_bytes
 
 __all__ = ["Watch", "measure_memory", "watching"]
 
@@ -48,6 +49,16 @@ class Watch:
     def cpu_s(self) -> float:
         """Return the CPU seconds of the processes that live."""
         return sum(map(cpu_s, _tree(self.pid)))
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU seconds a process has used, in user and system mode; 0 when it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0.0
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _tree(pid: int) -> list[int]:

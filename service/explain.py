@@ -19,15 +19,14 @@ def describe_scans(scans: Mapping[str, TableScan]) -> str:
 def _describe(scan: TableScan) -> str:
     snapshot = scan.snapshot
     parts = [
-        f"{snapshot.format} at {snapshot.location}",
-        f"version={snapshot.version}",
+        f"{snapshot.format} version={snapshot.version}",
         f"files={scan.n_scanned} of {scan.n_files} ({scan.n_files - scan.n_scanned} pruned)",
         f"native_scans={scan.n_native_scans}",
     ]
     if scan.n_slow:
         reasons = ", ".join(f"{count} for {reason}" for reason, count in scan.slow_reasons.items())
         parts.append(f"merge_on_read={scan.n_slow} files ({reasons})")
-    return " ".join(parts)
+    return " ".join([*parts, f"location={snapshot.location}"])
 
 
 def with_tables(schema: pa.Schema, scans: Mapping[str, TableScan]) -> pa.RecordBatch:
