@@ -21,7 +21,7 @@ from storage.errors import (
     from_wire,
 )  # fmt: skip
 
-__all__ = ["ReadError", "is_panic", "translate"]
+__all__ = ["PanicError", "ReadError", "is_panic", "translate"]
 
 _LAYER = re.compile(
     r"(?P<name>DataFusion error|SQL error|Schema error|Error during planning|Execution error|Arrow error|Parquet error"
@@ -47,6 +47,10 @@ class ReadError(CorruptError):
     """A data file could not be decoded; the engine does not say which (`service.blame` finds it)."""
 
 
+class PanicError(InternalError):
+    """The engine panicked; on a data file or on the statement (`service.blame` finds out)."""
+
+
 def is_panic(error: BaseException) -> bool:
     """Tell whether a Rust panic came through, which Python sees as a BaseException."""
     return type(error).__name__ == "PanicException"
@@ -63,7 +67,7 @@ def translate(error: BaseException, sql: str = "", tables: Sequence[str] = ()) -
     if isinstance(error, FirnlineError):
         return error
     if is_panic(error):
-        return InternalError("the query engine panicked on this statement or its files", reason=_first_line(str(error)))
+        return PanicError("the query engine panicked on this statement or its files", reason=_first_line(str(error)))
     layers, leaf = _layers(str(error))
     if found := _OURS.match(leaf):  # raised by the merge-on-read reader, below the engine
         return from_wire({"error": found.group(1), "message": _first_line(found.group(2))})

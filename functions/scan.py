@@ -14,17 +14,18 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 from datafusion.catalog import Table
 
+from functions.errors import ReadError, translate
 from functions.literals import identifier, type_name, typed_literal
 from functions.merge_scan import MergeScan
 from functions.session import SCANS, Session
-from storage.errors import UnsupportedError
+from storage.errors import CorruptError, FirnlineError, UnsupportedError
 from storage.stores import Stores
 from storage.tables.footers import FooterCache
 from storage.tables.merge_on_read import Fetch, read_rows
@@ -123,7 +124,10 @@ async def make_scan(
     branches, slow = await _sort(stores, snapshot, indices, footers)
     loaded = await _load_deletes(stores, snapshot, slow)
     fetch = _blocking_fetch(stores)
-    table = await session.in_planner(_make_table, session, snapshot, branches, slow, loaded, fetch, late)
+    try:
+        table = await session.in_planner(_make_table, session, snapshot, branches, slow, loaded, fetch, late)
+    except Exception as error:
+        raise await _with_its_file(session, branches, error) from error
     reasons: dict[str, int] = {}
     for reason in slow.values():
         reasons[reason] = reasons.get(reason, 0) + 1
@@ -131,6 +135,18 @@ async def make_scan(
     scan = TableScan(snapshot, table, paths, len(snapshot.files), len(branches), len(slow), reasons)
     cache.put(key, scan)
     return scan
+
+
+async def _with_its_file(session: Session, branches: Sequence[_Branch], error: Exception) -> FirnlineError:
+    """Return what hindered the scans; a file that the engine cannot decode is named."""
+    found = translate(error)
+    if isinstance(found, ReadError):
+        for url in (url for branch in branches for url in branch.urls):
+            try:
+                await session.in_planner(session.native_scan, [url])
+            except Exception as again:  # noqa: BLE001 - whatever fails for one file failed before for all
+                return CorruptError("a data file cannot be decoded", file=unquote(url), **translate(again).facts)
+    return found
 
 
 async def _sort(

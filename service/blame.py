@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from functions.errors import ReadError
+from functions.errors import PanicError, ReadError, is_panic
 from functions.execute import stream
 from functions.scan import TableScan, file_url
 from functions.session import Session
-from storage.errors import CorruptError, FirnlineError
+from storage.errors import CorruptError, FirnlineError, InternalError
 
 __all__ = ["name_the_file"]
 
@@ -18,19 +18,32 @@ SECONDS_MAX = 10.0
 
 
 async def name_the_file(session: Session, error: FirnlineError, scans: Iterable[TableScan]) -> FirnlineError:
-    """Return the error with the file it came from, if it is a `ReadError` and the file is found in bounded time."""
-    if not isinstance(error, ReadError):
+    """Return the error of the file that cannot be decoded, if one is found in bounded time.
+
+    Only a `ReadError` and a `PanicError` are looked into; they come back as a class of our tree.
+    """
+    if not isinstance(error, (ReadError, PanicError)):
         return error
-    paths = [path for scan in scans for path in scan.files][:FILES_TRIED_MAX]
-    found = paths[0] if len(paths) == 1 else None
+    paths = [path for scan in scans for path in _native(scan)][:FILES_TRIED_MAX]
+    found = paths[0] if len(paths) == 1 and isinstance(error, ReadError) else None
     try:
         if found is None:
             async with asyncio.timeout(SECONDS_MAX):
                 found = await _first_unreadable(session, paths)
     except TimeoutError:
         pass
-    facts = {"file": found, **error.facts} if found else error.facts
-    return CorruptError(error.message, **facts)
+    if isinstance(error, ReadError):
+        return CorruptError(error.message, **({"file": found} if found else {}), **error.facts)
+    if found:
+        return CorruptError("a data file makes the query engine fail; it is damaged or unusual", file=found)
+    return InternalError(error.message, **error.facts)
+
+
+def _native(scan: TableScan) -> list[str]:
+    """Return the files of a scan that the engine's own reader can have met."""
+    files = scan.snapshot.files
+    others = {files.paths[index] for index in files.formats}
+    return [path for path in scan.files if path not in others]
 
 
 async def _first_unreadable(session: Session, paths: list[str]) -> str | None:
@@ -40,6 +53,8 @@ async def _first_unreadable(session: Session, paths: list[str]) -> str | None:
             plan = session.context.read_table(table).execution_plan()
             async for _batch in stream(session.context, plan):
                 pass
-        except Exception:  # noqa: BLE001 - whatever fails here is what failed before
-            return path
+        except BaseException as error:
+            if isinstance(error, Exception) or is_panic(error):  # whatever fails here is what failed before
+                return path
+            raise
     return None

@@ -68,8 +68,12 @@ class FirnlineError(Exception):
         return (_rebuild, (type(self), self.message, self.facts))
 
     def to_wire(self) -> dict[str, Any]:
-        """Return ``{"error": class name, "message", "facts"}``, what `from_wire` reads."""
-        return {"error": type(self).__name__, "message": self.message, "facts": self.facts}
+        """Return ``{"error": class name, "message", "facts"}``, what `from_wire` reads.
+
+        A class that is not in the tree above goes by the nearest one that is.
+        """
+        name = next((cls.__name__ for cls in type(self).__mro__ if cls in STATUS), "InternalError")
+        return {"error": name, "message": self.message, "facts": self.facts}
 
 
 def _rebuild(cls: type[FirnlineError], message: str, facts: dict[str, Any]) -> FirnlineError:

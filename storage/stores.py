@@ -81,7 +81,12 @@ class AccessPolicy:
 
 def _real(location: str) -> str:
     if location.startswith("file://"):
-        return "file://" + str(Path(location.removeprefix("file://")).resolve())
+        try:
+            return "file://" + str(Path(location.removeprefix("file://")).resolve())
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name too long or not encodable
+            raise InvalidError(
+                "the path cannot be resolved", location=repr(location)[:200], reason=str(error)
+            ) from error
     return location.rstrip("/")
 
 
