@@ -90,7 +90,7 @@ async def _read(stores: Stores, location: str, size: int) -> pq.ParquetFile:
         tail = await stores.get_range(location, size - length, size)
     try:
         return pq.ParquetFile(pa.BufferReader(tail), coerce_int96_timestamp_unit="us")
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise CorruptError("the Parquet footer is damaged", file=location, reason=str(error)) from error
 
 
@@ -98,5 +98,5 @@ def _arrow_schema(file: pq.ParquetFile, location: str) -> pa.Schema:
     """Return the file's schema; INT96 timestamps are microseconds, as the engine reads them."""
     try:
         return file.schema_arrow.remove_metadata()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UnsupportedError("the file holds a type that Arrow lacks", file=location, reason=str(error)) from error
