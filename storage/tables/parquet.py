@@ -231,11 +231,11 @@ class _Stats:
         if index < 0 or pa.types.is_nested(self._schema.field(index).type):
             return None
         type_ = self._schema.field(index).type
-        rows = [_file_bounds(footer, name) for footer in self._footers]
         try:
+            rows = [_file_bounds(footer, name) for footer in self._footers]
             minimum = pa.array([row[0] for row in rows], type_)
             maximum = pa.array([row[1] for row in rows], type_)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        except (pa.ArrowException, OverflowError, ValueError, OSError):  # bounds that do not decode prove nothing
             return None
         return ColumnStats(minimum, maximum, pa.array([row[2] for row in rows], pa.int64()))
 
