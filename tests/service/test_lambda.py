@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from service.app import AppSettings
 from service.lambda_handler import lambda_handler
 from service.statement import Limits
+from tests.support.events import event_of
 from tests.support.http_app import app_over, serving
 from tests.support.runner import SqlRunner
 
@@ -52,21 +53,6 @@ def url(app: FastAPI) -> Iterator[str]:
 
 def body_of(asked: Any) -> bytes:
     return asked if isinstance(asked, bytes) else b"" if asked is None else json.dumps(asked).encode()
-
-
-def event_of(method: str, path: str, body: bytes) -> dict[str, Any]:
-    """Return the event that API Gateway (payload version 2.0) would send."""
-    path, _, query = path.partition("?")
-    return {
-        "version": "2.0",
-        "routeKey": "$default",
-        "rawPath": path,
-        "rawQueryString": query,
-        "headers": {"content-type": "application/json", "host": "x", "x-request-id": "same"},
-        "requestContext": {"http": {"method": method, "path": path, "sourceIp": "127.0.0.1"}, "stage": "$default"},
-        "body": base64.b64encode(body).decode(),
-        "isBase64Encoded": True,
-    }
 
 
 def normal(status: int, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], Any]:

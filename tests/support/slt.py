@@ -98,7 +98,7 @@ def shown(value: Any) -> str:
         case "":
             return "(empty)"
         case _:
-            return str(value)
+            return re.sub(r"(T\d\d:\d\d:\d\d)\.0+$", r"\1", str(value))  # JSON writes a timestamp's whole fraction
 
 
 def tables() -> dict[str, pa.Table]:
