@@ -7,9 +7,8 @@ open one of them. ``docs/read-path.md`` names every step.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -27,9 +26,9 @@ from service.commands import run_command
 from service.parse import Parsed, parse
 from service.planner import Planned, Planner, retyped
 from service.snapshots import SnapshotCache
-from service.statement import Limits, Receipt, Result, Statement
+from service.statement import Receipt, Result, Statement
 from storage.clock import Clock
-from storage.errors import FirnlineError, LimitError, NotFoundError, StatementTimeoutError
+from storage.errors import FirnlineError, NotFoundError
 from storage.stores import Stores
 from storage.tables.footers import FooterCache
 from storage.tables.snapshot import At, Snapshot
@@ -40,7 +39,10 @@ T = TypeVar("T")
 
 
 class Engine:
-    """Runs statements in this process. See `service.components.open_engine` for how one is made."""
+    """Runs statements in this process. See `service.components.open_engine` for how one is made.
+
+    Of a statement's limits it holds the bytes scanned only; executors hold the others (`service.executor`).
+    """
 
     def __init__(self, session: Session, stores: Stores, kv: KV, clock: Clock) -> None:
         self.tables = Tables(kv, clock)
@@ -65,9 +67,9 @@ class Engine:
             self._session, stores, self.tables, self._snapshots, self._footers, self._scans,
             statement, parsed, receipt, self._late.choose(parsed.text),
         )  # fmt: skip
-        planned = await _deadline(planner.plan(), statement.limits, started[0])
+        planned = await planner.plan()
         receipt.planning_ms = (time.perf_counter() - started[0]) * 1000
-        rows = self._limited(self._execute(planned, parsed, receipt), statement.limits, started[0])
+        rows = self._execute(planned, parsed, receipt)
         return Result(planned.schema, self._finish(rows, receipt, stores, started), receipt)
 
     async def close(self) -> None:
@@ -108,28 +110,6 @@ class Engine:
         receipt.bytes_scanned = metrics_of(planned.plan).bytes_scanned
         self._late.learn(parsed.text, planned.late, (time.process_time() - before_s) * 1000)
 
-    async def _limited(
-        self, batches: AsyncGenerator[pa.RecordBatch, None], limits: Limits, started: float
-    ) -> AsyncGenerator[pa.RecordBatch, None]:
-        rows = n_bytes = 0
-        async with aclosing(batches):
-            while True:
-                try:
-                    batch = await _deadline(anext(batches), limits, started)
-                except StopAsyncIteration:
-                    return
-                rows += batch.num_rows
-                n_bytes += batch.nbytes
-                if limits.result_rows_max and rows > limits.result_rows_max:
-                    raise LimitError(
-                        "the result has more rows than max_rows; add a LIMIT", max_rows=limits.result_rows_max
-                    )
-                if limits.result_bytes_max and n_bytes > limits.result_bytes_max:
-                    raise LimitError(
-                        "the result is larger than its limit; add a LIMIT", max_bytes=limits.result_bytes_max
-                    )
-                yield batch
-
     async def _finish(
         self,
         batches: AsyncGenerator[pa.RecordBatch, None],
@@ -149,18 +129,3 @@ class Engine:
 async def _batches(table: pa.Table) -> AsyncGenerator[pa.RecordBatch, None]:
     for batch in table.to_batches():
         yield batch
-
-
-async def _deadline(work: Awaitable[T], limits: Limits, started: float) -> T:
-    """Await ``work`` for what is left of the statement's time."""
-    if not limits.timeout_ms:
-        return await work
-    left_s = limits.timeout_ms / 1000 - (time.perf_counter() - started)
-    try:
-        async with asyncio.timeout(max(0.0, left_s)):
-            return await work
-    except TimeoutError:
-        raise StatementTimeoutError(
-            "the statement passed its time limit and was stopped; raise timeout_ms or ask for less",
-            timeout_ms=limits.timeout_ms,
-        ) from None

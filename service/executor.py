@@ -10,7 +10,7 @@ An executor is a `Runner` that can also encode where it runs, enforces a stateme
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -18,8 +18,8 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 
 from service.encode import Chunk, encode
-from service.limits import limit_bytes, limit_rows
-from service.statement import Format, Receipt, Result, Runner, Statement
+from service.limits import limit_batches, limit_bytes, limit_rows
+from service.statement import Format, Limits, Receipt, Result, Runner, Statement
 from service.streams import Stream, close_stream
 from storage.clock import Clock
 from storage.errors import CancelledError, FirnlineError, InternalError, StatementTimeoutError
@@ -141,24 +141,29 @@ class InlineExecutor:
         self._running: dict[str, _Running] = {}
 
     async def run(self, statement: Statement) -> Result:
+        return await self._start(statement, limit_batches)
+
+    async def run_encoded(self, statement: Statement, kind: Format) -> EncodedResult:
+        result = await self._start(statement, limit_rows)
+        chunks = encode(kind, result, statement_id=statement.statement_id)
+        return EncodedResult(result.schema, limit_bytes(chunks, statement.limits), result.receipt)
+
+    async def _start(
+        self, statement: Statement, limit: Callable[[AsyncIterator[pa.RecordBatch], Limits], Stream[pa.RecordBatch]]
+    ) -> Result:
         running = self._running[statement.statement_id] = _Running(statement, self._clock)
         try:
             result = await running.until(self._runner.run(statement))
         except BaseException as error:
             self._running.pop(statement.statement_id, None)
             raise _ours(error) from error
-        limited = limit_rows(result.batches, statement.limits)
+        limited = limit(result.batches, statement.limits)
 
         async def forget() -> None:
             self._running.pop(statement.statement_id, None)
             await close_stream(limited)
 
         return Result(result.schema, Stream(_guarded(running, limited), forget), result.receipt)
-
-    async def run_encoded(self, statement: Statement, kind: Format) -> EncodedResult:
-        result = await self.run(statement)
-        chunks = encode(kind, result, statement_id=statement.statement_id)
-        return EncodedResult(result.schema, limit_bytes(chunks, statement.limits), result.receipt)
 
     def cancel(self, statement_id: str) -> bool:
         running = self._running.get(statement_id)

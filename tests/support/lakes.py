@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from service.components import open_engine
 from service.engine import Engine
+from service.executor import InlineExecutor
 from service.settings import EngineSettings
 from service.statement import Limits, Receipt, Role, Statement
 
@@ -39,7 +40,7 @@ class Lake:
         """Run the statement to its end and return the answer."""
         self._count += 1
         statement = Statement(sql, f"s{self._count}", params, role, limits or Limits(timeout_ms=60_000))
-        result = await self.engine.run(statement)
+        result = await InlineExecutor(self.engine, self.engine.clock).run(statement)
         batches = [batch async for batch in result.batches]
         self.receipt = result.receipt
         return pa.Table.from_batches(batches, result.schema)
