@@ -19,6 +19,7 @@ from functions.predicate import scans as scans_of
 from functions.prune import may_match
 from functions.scan import ScanCache, TableScan, make_scan
 from functions.session import CATALOG, READ_ONLY, Names, Session, stub
+from service.exact import bind, exact_literals, with_noise
 from service.explain import with_tables
 from service.parse import Parsed
 from service.snapshots import SnapshotCache
@@ -29,6 +30,9 @@ from storage.tables.footers import FooterCache
 from storage.tables.snapshot import At, Snapshot
 
 __all__ = ["Planned", "Planner", "retyped"]
+
+_NAMES_TABLES = frozenset(("from", "table", "show", "describe", "desc"))
+"""A statement without any of these words names no table, and needs no catalog."""
 
 TableName = tuple[str, str]
 """Namespace and table as a plan resolves them; the generated names of table functions are in ``default``."""
@@ -56,6 +60,7 @@ class Planner:
         self._session, self._stores, self._tables = session, stores, tables
         self._cache_of_snapshots, self._footers, self._cache = snapshots, footers, cache
         self._statement, self._parsed, self._receipt = statement, parsed, receipt
+        self._text, self._params = parsed.text, parsed.params
         self._entries: dict[TableName, TableEntry] = {}
         self._namespaces: list[str] = []
         self._snapshots: dict[TableName, Snapshot | FirnlineError] = {}
@@ -66,13 +71,15 @@ class Planner:
 
     async def plan(self) -> Planned:
         """Return the plan. Raises a `FirnlineError` that names what is wrong and where."""
-        await self._load_names()
+        if not self._parsed.words.isdisjoint(_NAMES_TABLES):
+            await self._load_names()
         own = self._own_listing()
         if own is not None:
             return Planned(own.schema, rows=own.to_batches())
         await self._load_snapshots()
         if self._parsed.tokens[0].is_word("SHOW", "DESCRIBE", "DESC"):
             return await self._session.in_planner(self._collect_catalog, {})
+        await self._keep_exact()
         lists_catalog = "information_schema" in self._parsed.words
         if lists_catalog or self._may_prune():
             wanted = await self._session.in_planner(self._wanted_files)
@@ -123,16 +130,27 @@ class Planner:
 
     # Planning over empty tables
 
-    def _wanted_files(self) -> dict[TableName, np.ndarray]:
-        """Plan over stubs; return for each table that the plan scans which of its files it may want."""
-        parsed = self._parsed
-        text = " " * parsed.explained + parsed.text[parsed.explained :]
+    async def _keep_exact(self) -> None:
+        """Bind the literals that would be compared with decimals as doubles."""
+        literals = exact_literals(self._parsed.tokens, self._params.keys())
+        if literals and any(map(_has_decimals, self._snapshots.values())):
+            plan = await self._session.in_planner(self._stub_plan)
+            self._text, bound = bind(self._text, with_noise(literals, plan.display_indent()))
+            self._params = self._params | bound
+
+    def _stub_plan(self) -> LogicalPlan:
+        explained = self._parsed.explained
+        text = " " * explained + self._text[explained:]
         with self._session.planning(self._names(self._stub)) as context:
             try:
-                frame = context.sql_with_options(text, READ_ONLY, param_values=parsed.params or None)
-                plan = frame.optimized_logical_plan()
+                frame = context.sql_with_options(text, READ_ONLY, param_values=self._params or None)
+                return frame.optimized_logical_plan()
             except BaseException as error:
                 raise self._translated(error) from error
+
+    def _wanted_files(self) -> dict[TableName, np.ndarray]:
+        """Plan over stubs; return for each table that the plan scans which of its files it may want."""
+        plan = self._stub_plan()
         return {name: self._mask(name, plan) for name in self._asked}
 
     def _may_prune(self) -> bool:
@@ -250,7 +268,7 @@ class Planner:
         remote = self._remote(scans)
         with self._session.planning(self._names(table), remote=remote) as context:
             try:
-                frame = context.sql_with_options(self._parsed.text, READ_ONLY, param_values=self._parsed.params or None)
+                frame = context.sql_with_options(self._text, READ_ONLY, param_values=self._params or None)
                 schema = _answered(frame.schema())
                 shown = {self._shown(name): scan for name, scan in used.items()}
                 first = [with_tables(schema, shown)] if self._parsed.explained else []
@@ -284,7 +302,7 @@ class Planner:
 
         with self._session.planning(self._names(table)) as context:
             try:
-                frame = context.sql_with_options(self._parsed.text, READ_ONLY, param_values=self._parsed.params or None)
+                frame = context.sql_with_options(self._text, READ_ONLY, param_values=self._params or None)
                 schema = _answered(frame.schema())
                 return Planned(schema, rows=[retyped(batch, schema) for batch in frame.collect()])
             except BaseException as error:
@@ -295,6 +313,13 @@ def _count_scans(plan: str, name: TableName) -> int:
     """Return how often a plan's text scans the table, however its name is qualified there."""
     namespace, table = (re.escape(part) for part in name)
     return len(re.findall(rf"^ *TableScan: (?:(?:{CATALOG}\.)?{namespace}\.)?{table}(?=\s|$)", plan, re.MULTILINE))
+
+
+def _has_decimals(snapshot: Snapshot | FirnlineError) -> bool:
+    """Tell whether a column may hold decimals: nested ones may, and those of a table that is loaded later."""
+    if isinstance(snapshot, FirnlineError):
+        return False
+    return any(pa.types.is_decimal(field.type) or pa.types.is_nested(field.type) for field in snapshot.schema)
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
