@@ -10,6 +10,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from storage.blobs import BlobMeta, Blobs
@@ -61,18 +62,25 @@ def join(base: str, *parts: str) -> str:
     return f"{scheme}://{authority}/{joined}".rstrip("/")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AccessPolicy:
-    """Which locations may be reached: None means all (the embedded default), else only those under a prefix."""
+    """Which locations may be reached: None means all (the embedded default), else only those under a prefix.
+
+    The prefixes' own symbolic links are followed once, when first needed.
+    """
 
     prefixes: tuple[str, ...] | None = None
+
+    @cached_property
+    def _roots(self) -> tuple[str, ...]:
+        return tuple(map(_real, self.prefixes or ()))
 
     def check(self, location: str) -> None:
         """Raise `ForbiddenError` unless ``location`` lies under an allowed prefix, symbolic links resolved."""
         if self.prefixes is None:
             return
         real = _real(location)
-        if not any(real == prefix or real.startswith(prefix.rstrip("/") + "/") for prefix in map(_real, self.prefixes)):
+        if not any(real == root or real.startswith(root.rstrip("/") + "/") for root in self._roots):
             raise ForbiddenError(
                 "this location is outside the lake and the allowed prefixes; allow it with --allow PREFIX",
                 location=location,
