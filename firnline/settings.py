@@ -117,7 +117,10 @@ class Settings:
         "FIRN_REQUIRE_TOKENS", parse_flag, False, "Ask every request for an API token, on loopback too."
     )
     memory_bytes: int = _from(
-        "FIRN_MEMORY_LIMIT", parse_bytes, 0, "Memory of one statement, such as `4GiB`; 0: what the machine allows."
+        "FIRN_MEMORY_LIMIT",
+        parse_bytes,
+        0,
+        "Memory of one statement, such as `4GiB`, past which it spills or fails; 0: half of the machine's when serving.",
     )
     spill_dir: str | None = _from(
         "FIRN_SPILL_DIR", str, None, "Where sorts and aggregations spill; default: the system's temporary folder."

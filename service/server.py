@@ -31,6 +31,7 @@ from storage.stores import join, normalize
 __all__ = ["ServeSettings", "is_loopback", "serve"]
 
 _MEMORY_SHARE = 0.7
+_SPILL_SHARE = 0.5
 _RESULTS_FOLDER = "_firnline"
 
 
@@ -75,7 +76,7 @@ async def _serve(settings: ServeSettings) -> None:
 async def _components(settings: ServeSettings, clock: Clock) -> AsyncIterator[tuple[AppComponents, ProcessRunner]]:
     async with open_engine(settings.engine, clock) as engine:
         verify = await _verifier(settings, engine.kv, clock)
-        open_runner = partial(open_engine, settings.engine)
+        open_runner = partial(open_engine, _engine(settings.engine))
         async with ProcessRunner(open_runner, clock, _workers(settings.workers)) as runner:
             await runner.wait_ready()
             folder = join(normalize(settings.engine.lake), _RESULTS_FOLDER)
@@ -92,6 +93,11 @@ async def _components(settings: ServeSettings, clock: Clock) -> AsyncIterator[tu
                 ),
                 runner,
             )
+
+
+def _engine(settings: EngineSettings) -> EngineSettings:
+    """Return the settings of a worker's engine: with no limit of its own it spills before the worker is killed."""
+    return replace(settings, memory_bytes=settings.memory_bytes or int(machine_memory_bytes() * _SPILL_SHARE))
 
 
 def _workers(settings: WorkerSettings) -> WorkerSettings:
