@@ -120,7 +120,7 @@ class Settings:
         "FIRN_MEMORY_LIMIT",
         parse_bytes,
         0,
-        "Memory of one statement, such as `4GiB`, past which it spills or fails; 0: half of the machine's when serving.",
+        "Memory of one statement, such as `4GiB`, past which it spills or fails; 0: half the machine's when serving.",
     )
     spill_dir: str | None = _from(
         "FIRN_SPILL_DIR", str, None, "Where sorts and aggregations spill; default: the system's temporary folder."
