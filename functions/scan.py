@@ -18,7 +18,6 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 from datafusion.catalog import Table
 
 from functions.errors import ReadError, translate
@@ -277,7 +276,7 @@ def _make_table(
     loaded: dict[int, LoadedDeletes], fetch: Fetch, late: bool,
 ) -> Table:  # fmt: skip
     if not branches and not slow:
-        return _empty(snapshot.schema)
+        return _empty(session, snapshot.schema)
     if len(branches) == 1 and not slow and branches[0].plain:
         return session.native_scan(branches[0].urls, late=late)
     tables: dict[str, Table] = {}
@@ -295,9 +294,11 @@ def _make_table(
     return session.view(" UNION ALL ".join(selects), tables)
 
 
-def _empty(schema: pa.Schema) -> Table:
+def _empty(session: Session, schema: pa.Schema) -> Table:
+    """Return a table without rows. It has a stream, without rows too: the engine cannot sort what has none."""
     plain = pa.schema([pa.field(each.name, each.type) for each in schema])
-    return Table(ds.dataset(plain.empty_table()))
+    tables = {"none": Table(MergeScan(plain, [], lambda _index, _schema: iter(()), 1))}
+    return session.view(f"SELECT * FROM {SCANS}.none LIMIT {FOREVER}", tables)
 
 
 def _reader(
