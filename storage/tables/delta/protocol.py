@@ -16,9 +16,14 @@ READER_FEATURES = frozenset(
         "typeWidening-preview",
         "v2Checkpoint",
         "vacuumProtocolCheck",
+        "variantShredding",
+        "variantShredding-preview",
+        "variantType",
+        "variantType-preview",
     }
 )
-"""Reader features that are read right. Everything else is refused by name."""
+"""Reader features that are read right. Everything else is refused by name. Those of variants change nothing in a table
+without such a column, and a column of that type is refused: delta-rs names them for tables that have none."""
 
 _READER_VERSION_MAX = 3
 

@@ -175,7 +175,7 @@ async def test_a_known_reader_feature_is_read(feature: str) -> None:
 
 @pytest.mark.parametrize(
     "feature",
-    ["variantType", "catalogManaged", "catalogOwned-preview", "variantShredding", "geospatial", "neverHeardOf"],
+    ["catalogManaged", "catalogOwned-preview", "geospatial", "neverHeardOf"],
 )
 async def test_any_other_reader_feature_is_refused_by_name(feature: str) -> None:
     lake = Lake()
