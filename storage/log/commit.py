@@ -160,7 +160,8 @@ class JournalCommit:
         stored = taken[-1].limit
         while self._waiting and (position := self._waiting[0].position) and position.sequence < stored:
             self._waiting.popleft().acknowledge(AckMode.OBJECT)
-        if self._journal.n_bytes > self._state.slots.settings.journal_bytes_max:
+        # Twice what must stay, so that a long backlog is not written again with each segment.
+        if self._journal.n_bytes > max(self._state.slots.settings.journal_bytes_max, 2 * self.n_bytes):
             await self.shorten()
 
     def _next_segment(self) -> tuple[list[Entry], bytes]:
@@ -176,11 +177,14 @@ class JournalCommit:
         return taken, self._state.encode([record for entry in taken for record in entry.records])
 
     async def shorten(self) -> None:
-        """Write the journal anew without what is uploaded; with a full disk it stays as it is."""
+        """Write the journal anew without what is uploaded; with a full disk it stays as it is.
+
+        If it is unknown which file the disk has, both are right, and the next append hears of it.
+        """
         async with self._using:
             try:
                 await asyncio.to_thread(self._journal.replace, list(self._entries))
-            except UnavailableError:
+            except (UnavailableError, IndeterminateError):
                 return
 
     def fail_waiting(self, error: BaseException) -> None:

@@ -67,7 +67,7 @@ def _disk(path: Path, meaning: type[FirnlineError], message: str) -> Iterator[No
 def lock_journal(path: Path) -> int:
     """Hold the journal; returns the descriptor whose closing lets it go. Raises `ConflictError` if another does."""
     with _disk(path, UnavailableError, "the journal's folder cannot be written"):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -249,6 +249,14 @@ def _write(descriptor: int, data: bytes) -> int:
 def _sync(descriptor: int) -> None:
     """Data and size; macOS has no fdatasync."""
     getattr(os, "fdatasync", os.fsync)(descriptor)
+
+
+def _make_folder(folder: Path) -> None:
+    """Create it and its parents, each durably named in its own parent."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -202,7 +202,11 @@ class LogWriter:
     # Reading and folding
 
     def tail(self) -> Tail:
-        """The newest acknowledged records; `storage.log.reader.replay` reads the rest from blobs."""
+        """The newest acknowledged records; `storage.log.reader.replay` reads the rest from blobs.
+
+        Raises `FencedError` once the writer has stopped: another one's records may have the same sequences by now.
+        """
+        self._check_running()
         return self._state.tail
 
     @property
