@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from service.workers import ProcessRunner
 from storage.errors import InvalidError
@@ -77,7 +77,7 @@ class _Server(uvicorn.Server):
 
 
 async def serve_app(
-    app: FastAPI,
+    app: ASGIApp,
     runner: ProcessRunner,
     listener: socket.socket,
     *,

@@ -19,6 +19,7 @@ from service.auth import Caller, VerifyToken
 from service.catalog_view import EngineCatalog
 from service.components import open_engine
 from service.http_server import bound, serve_app
+from service.local_names import LocalNames
 from service.logs import configure_logs
 from service.memory import machine_memory_bytes
 from service.pool import WorkerSettings
@@ -69,7 +70,8 @@ async def _serve(settings: ServeSettings) -> None:
     async with _components(settings, clock) as (components, runner):
         with bound(settings.host, settings.port) as listener:
             app = create_app(components, settings.app)
-            await serve_app(app, runner, listener, drain_s=settings.drain_s, announce=_announce)
+            served = app if components.verify else LocalNames(app)
+            await serve_app(served, runner, listener, drain_s=settings.drain_s, announce=_announce)
 
 
 @asynccontextmanager

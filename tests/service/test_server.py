@@ -18,6 +18,7 @@ import pytest
 
 from catalog.tokens import create_token
 from service.components import open_catalog
+from service.local_names import is_local_name
 from service.server import ServeSettings, is_loopback
 from service.settings import EngineSettings
 from storage.clock import SystemClock
@@ -158,6 +159,31 @@ def test_an_address_in_use_is_a_clear_error(lake: Path) -> None:
         _out, log = server.communicate(timeout=30)
     assert server.returncode != 0
     assert "choose another --port" in log
+
+
+def test_a_web_page_under_another_name_does_not_reach_a_server_without_tokens(lake: Path) -> None:
+    server = start(ServeSettings(port=0, engine=EngineSettings(lake=str(lake))))
+    try:
+        url = url_of(server)
+        answer = httpx.post(f"{url}/v1/sql", json={"sql": "SELECT 1"}, headers={"Host": "evil.example:8080"})
+        assert (answer.status_code, answer.json()["title"]) == (403, "ForbiddenError")
+        assert "evil.example" in answer.json()["detail"]
+        named = httpx.post(f"{url}/v1/sql", json={"sql": "SELECT 1"}, headers={"Host": "localhost:8080"})
+        assert named.status_code == 200
+    finally:
+        end(server)
+
+
+@pytest.mark.parametrize(
+    "host", ["", "localhost", "LOCALHOST:80", "a.localhost", "127.0.0.1:8080", "[::1]:8080", "[::1]"]
+)
+def test_names_that_cannot_be_rebound_are_local(host: str) -> None:
+    assert is_local_name(host)
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example:80", "127.0.0.1.nip.io", "xlocalhost"])
+def test_other_names_are_not_local(host: str) -> None:
+    assert not is_local_name(host)
 
 
 def test_only_this_machine_is_loopback() -> None:
