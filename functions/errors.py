@@ -40,6 +40,8 @@ _FIELD = re.compile(
 _GENERATED = re.compile(r"\b_t\d+\.(?=\S)")
 """The name that a table function has in the engine's plan (`service.parse`), which means nothing to its author."""
 _OURS = re.compile(rf"({'|'.join(cls.__name__ for cls in STATUS)}): (.*)", re.DOTALL)
+_INTERVALS = ((21,), (22,))
+"""Arrow's numbers of two intervals (of months; of days and milliseconds) that pyarrow looks up and does not have."""
 _DENIED = re.compile(r"\b(403 Forbidden|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken)\b")
 
 
@@ -68,6 +70,8 @@ def translate(error: BaseException, sql: str = "", tables: Sequence[str] = ()) -
         return error
     if is_panic(error):
         return PanicError("the query engine panicked on this statement or its files", reason=_first_line(str(error)))
+    if isinstance(error, KeyError) and error.args in _INTERVALS:
+        return UnsupportedError("an interval of a Parquet file cannot be read; leave its column out of the statement")
     layers, leaf = _layers(str(error))
     if found := _OURS.match(leaf):  # raised by the merge-on-read reader, below the engine
         return from_wire({"error": found.group(1), "message": _first_line(found.group(2))})

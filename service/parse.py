@@ -12,6 +12,7 @@ Statements that change the catalog are recognised here and parsed in `service.co
 from __future__ import annotations
 
 import datetime as dt
+import decimal
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -163,7 +164,16 @@ def _bind(params: Sequence[Any] | Mapping[str, Any] | None, used: set[str]) -> d
         raise InvalidError("the statement uses a parameter that params does not give", parameter=f"${name}")
     for name in sorted(given.keys() - used):
         raise InvalidError("params gives a parameter that the statement does not use", parameter=name)
-    return given
+    return {name: _sized(name, value) for name, value in given.items()}
+
+
+def _sized(name: str, value: Any) -> Any:
+    """Return an integer past 64 bits as a decimal, which the engine takes."""
+    if type(value) is not int or -(1 << 63) <= value < 1 << 63:
+        return value
+    if abs(value) >= 10**38:
+        raise InvalidError("an integer parameter has more than 38 digits", parameter=f"${name}")
+    return decimal.Decimal(value)
 
 
 class _Rewriter:

@@ -156,3 +156,7 @@ def test_errors_of_the_merge_on_read_reader_keep_their_class() -> None:
     assert type(error) is CorruptError
     assert "file:///a/b.parquet" in str(error)
     assert type(error_from(ValueError("CorruptError: no"))) is InternalError
+
+
+def test_an_interval_that_pyarrow_lacks_is_refused_in_words() -> None:
+    assert isinstance(translate(KeyError(22)), UnsupportedError)

@@ -13,6 +13,7 @@ import pytest
 import firnline
 from service.exact import bind, exact_literals, with_noise
 from service.lexer import tokenize
+from storage.errors import InvalidError
 
 NOISY = "1086.60"
 """Equals no DECIMAL(10, 2) when it is read as a double."""
@@ -107,3 +108,10 @@ def test_names_fit_their_literals_and_are_not_taken() -> None:
 @pytest.mark.parametrize("literal", ["1.5e0", "1_0.5", "15", "1." + "5" * 38])
 def test_other_numbers_are_left_alone(literal: str) -> None:
     assert exact_literals(tokenize(f"SELECT 1 FROM t WHERE a = {literal}"), ()) == []
+
+
+def test_integer_parameters_past_64_bits_are_decimals(lake: firnline.Connection) -> None:
+    assert lake.sql("SELECT $1 > i AS x FROM t LIMIT 1", [2**63])["x"].to_pylist() == [True]
+    assert lake.sql("SELECT $1 AS x", [-(2**63)])["x"].to_pylist() == [-(2**63)]
+    with pytest.raises(InvalidError, match="38 digits parameter=\\$1"):
+        lake.sql("SELECT $1", [10**38])
