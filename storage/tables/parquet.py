@@ -191,13 +191,32 @@ def _union(paths: Sequence[str], footers: Sequence[Footer], partitions: dict[str
         fields = schema if len(seen) == 1 else [_named(field, names) for field in schema]
         plain = pa.schema([pa.field(field.name, field.type) for field in fields])
         try:
-            merged = pa.unify_schemas([merged, plain], promote_options="permissive")
+            merged = _unified(merged, plain)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise UnsupportedError(
                 "a file's column has no common type with the files before it", file=path, reason=str(error)
             ) from error
     kept = [field for field in merged if field.name not in partitions]
     return pa.schema(kept + [pa.field(name, values.type) for name, values in partitions.items()])
+
+
+def _unified(merged: pa.Schema, plain: pa.Schema) -> pa.Schema:
+    """Unite two schemas; how strings are encoded and which zone shows an instant differ between writers, and yield."""
+    try:
+        return pa.unify_schemas([merged, plain], promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.unify_schemas([_neutral(merged), _neutral(plain)], promote_options="permissive")
+
+
+def _neutral(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with dictionaries as their values and instants in UTC."""
+    return pa.schema([field.with_type(_neutral_type(field.type)) for field in schema])
+
+
+def _neutral_type(type_: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(type_):
+        return _neutral_type(type_.value_type)
+    return pa.timestamp(type_.unit, "UTC") if pa.types.is_timestamp(type_) and type_.tz else type_
 
 
 def _named(field: pa.Field, names: dict[str, str]) -> pa.Field:
