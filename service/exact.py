@@ -138,7 +138,11 @@ def _is_operand(tokens: Sequence[Token], first: int, behind: int, in_list: bool)
     """Tell whether ``first`` to ``behind`` is a whole operand of a comparison, of BETWEEN or in an IN list."""
     if first < 1 or not _opens(tokens, first - 1) or not _closes(tokens, behind):
         return False
-    if _is_comparison(tokens[first - 1]) or (behind < len(tokens) and _is_comparison(tokens[behind])):
+    if (
+        tokens[first - 1].is_word("FROM")
+        or _is_comparison(tokens[first - 1])
+        or (behind < len(tokens) and _is_comparison(tokens[behind]))
+    ):
         return True
     if tokens[first - 1].is_word("BETWEEN") or (behind < len(tokens) and tokens[behind].is_word("BETWEEN")):
         return True
@@ -147,6 +151,8 @@ def _is_operand(tokens: Sequence[Token], first: int, behind: int, in_list: bool)
 
 def _opens(tokens: Sequence[Token], position: int) -> bool:
     token = tokens[position]
+    if token.is_word("FROM"):
+        return position > 0 and tokens[position - 1].is_word("DISTINCT")
     return token.is_word(*_BEFORE) or _is_comparison(token) or (token.kind == "symbol" and token.text in "(,")
 
 

@@ -57,6 +57,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[firnline.Connecti
         (f"CASE WHEN d = {NOISY} THEN 1 ELSE 0 END = 1", "a"),
         ("d = 19.99 + 0.0", "d"),
         ("d = 1.999e1", "d"),
+        (f"d IS NOT DISTINCT FROM {NOISY}", "a"),
         (".5 > d AND d > .05", "c"),
     ],
 )
