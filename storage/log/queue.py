@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from storage.log import AckMode, Position, Receipt, Record
 from storage.log.segments import RECORDS_MAX
 
-__all__ = ["Queue", "Waiting", "fail_all"]
+__all__ = ["Queue", "Signal", "Waiting", "fail_all"]
 
 
 @dataclass(slots=True)
@@ -71,3 +71,33 @@ class Queue:
         if not self._appends:
             self.filled.clear()
         return batch
+
+
+class Signal:
+    """Wakes every task that waits now. A waiter is registered before `wait` gives way, so a wake-up cannot be lost."""
+
+    def __init__(self) -> None:
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def notify(self) -> None:
+        """Wake all who wait."""
+        for waiter in self._waiters:
+            _resolve(waiter)
+
+    async def wait(self, timeout_s: float | None = None) -> None:
+        """Return at the next `notify`, or after ``timeout_s``."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(timeout_s, _resolve, waiter) if timeout_s is not None else None
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+            if timer is not None:
+                timer.cancel()
+
+
+def _resolve(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

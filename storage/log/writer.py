@@ -26,7 +26,7 @@ from storage.log.claim import claim_log
 from storage.log.commit import JournalCommit, ObjectCommit, State
 from storage.log.journal import Journal, lock_journal, read_journal
 from storage.log.put import Slots
-from storage.log.queue import Queue, Waiting, fail_all
+from storage.log.queue import Queue, Signal, Waiting, fail_all
 from storage.log.records import decode_record, encode_record
 from storage.log.settings import LogSettings
 from storage.log.tail import Entry, Tail
@@ -97,7 +97,7 @@ class LogWriter:
         self._pending: dict[tuple[str, str], Waiting] = {}
         self._in_batch: list[Waiting] = []
         self._n_flushing = 0
-        self._changed = asyncio.Event()
+        self._changed = Signal()
         self._closing = False
         self._error: BaseException | None = None
         self._tasks = [asyncio.create_task(self._guard(self._commit_batches))]
@@ -148,7 +148,7 @@ class LogWriter:
         waiting = Waiting(records[0], encoded, n_bytes, mode, asyncio.get_running_loop().create_future())
         self._expect(waiting)
         self._queue.add(waiting)
-        self._changed.set()
+        self._changed.notify()
         return waiting.done
 
     def _check(self, records: Sequence[Record], ack: AckMode | None) -> AckMode:
@@ -255,19 +255,19 @@ class LogWriter:
         if not isinstance(error, Exception):
             not_begun = error
         fail_all(self._queue.take(1 << 62), not_begun)
-        self._changed.set()
+        self._changed.notify()
 
     async def _commit_batches(self) -> None:
         while self._error is None and not (self._closing and not self._queue.filled.is_set()):
             if not self._queue.filled.is_set():
-                await self._wait_for_change()
+                await self._changed.wait()
                 continue
             if self._journaled is None:
                 await self._gather_bytes(lambda: self._queue.n_bytes)
             self._in_batch = self._queue.take(self._settings.segment_bytes_max)
             await self._commit.commit(self._in_batch)
             self._in_batch = []
-            self._changed.set()
+            self._changed.notify()
 
     async def _upload(self) -> None:
         journaled = self._journaled
@@ -275,7 +275,7 @@ class LogWriter:
         n_failed = 0
         while self._error is None and not (self._closing and self._tasks[0].done() and not journaled.filled.is_set()):
             if not journaled.filled.is_set():
-                await self._wait_for_change()
+                await self._changed.wait()
                 continue
             await self._gather_bytes(lambda: journaled.n_bytes)
             try:
@@ -287,15 +287,11 @@ class LogWriter:
                 await self._state.slots.pause(n_failed)
             else:
                 n_failed = 0
-                self._changed.set()
+                self._changed.notify()
 
     @property
     def _hurried(self) -> bool:
         return self._closing or self._n_flushing > 0 or self._error is not None
-
-    async def _wait_for_change(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()
 
     async def _gather_bytes(self, n_bytes: Callable[[], int]) -> None:
         """Wait for the flush interval, or less if there is enough for a segment or someone is in a hurry."""
@@ -305,11 +301,7 @@ class LogWriter:
             left = limit - loop.time()
             if left <= 0:
                 return
-            self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), left)
-            except TimeoutError:
-                return
+            await self._changed.wait(left)
 
     # Ending
 
@@ -322,8 +314,8 @@ class LogWriter:
         try:
             while self._state.backlog.unflushed_bytes > 0:
                 self._check_running()
-                self._changed.set()
-                await self._wait_for_change()
+                self._changed.notify()
+                await self._changed.wait()
             self._check_running()
         finally:
             self._n_flushing -= 1
@@ -335,8 +327,9 @@ class LogWriter:
     async def close(self) -> None:
         """Store what was accepted and stop; what the store does not take stays in the journal, and is no error."""
         self._closing = True
+        # The uploader looks again once the last batch is in the journal.
         for task in self._tasks:
-            self._changed.set()
+            self._changed.notify()
             await asyncio.shield(task)
         if self._journaled is not None and self._lock is not None:
             self._journaled.fail_waiting(IndeterminateError("the log closed; what is in the journal is uploaded later"))
