@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from service.distinct import check_distinct_from
 from service.lexer import Token, place, tokenize
 from service.shape import check_shape
 from storage.errors import InvalidError, SqlError, TooLargeError, UnsupportedError
@@ -103,6 +104,7 @@ def parse(sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> 
     if not tokens:
         raise SqlError("the statement is empty", line=1, column=1)
     check_shape(sql, tokens)
+    check_distinct_from(sql, tokens)
     sql = sql[: tokens[-1].limit]
     first = tokens[0].text.upper()
     if tokens[0].kind == "word" and first in _COMMANDS:
