@@ -156,8 +156,11 @@ async def test_increments_through_a_connection_that_keeps_losing_replies_are_exa
 
     async def disturb() -> None:
         while True:
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(0.05)
+            before = proxy.bytes_lost
             proxy.mute()
+            while proxy.bytes_lost == before:  # until a reply really is lost
+                await asyncio.sleep(0.01)
             await asyncio.sleep(0.1)
             proxy.unmute()
             await asyncio.sleep(0.1)
