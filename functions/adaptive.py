@@ -3,7 +3,8 @@
 With DataFusion's ``pushdown_filters`` a scan decodes the filtered columns first and the others only for the rows that
 are left. It saves a third of the time of some queries and costs others as much (TPC-H Q18 and Q4), which no statistic
 at hand foretells. So the second run of a statement that took a while tries it, and the later runs use what took less
-CPU time; now and then the other way is tried again, since data changes.
+time; now and then the other way is tried again, since data changes. The time is what the engine was waited for, not
+what its reader took.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 __all__ = ["LateMaterialization"]
 
 WORTH_TRYING_MS = 20.0
-MUST_SAVE = 0.95
+MUST_SAVE = 0.9
 """It has to take less than this share of the plain scan's time, so that noise does not choose."""
 TRY_AGAIN_EVERY = 64
 
@@ -43,13 +44,13 @@ class LateMaterialization:
         better = runs.late_ms < runs.plain_ms * MUST_SAVE
         return not better if runs.n % TRY_AGAIN_EVERY == 0 else better
 
-    def learn(self, statement: str, late: bool, cpu_ms: float) -> None:
+    def learn(self, statement: str, late: bool, took_ms: float) -> None:
         """Note what a run took; the latest run of each way counts, a first one (cold caches) not against it."""
         runs = self._known.setdefault(statement, _Runs())
         self._known.move_to_end(statement)
         runs.n += 1
         known = runs.late_ms if late else runs.plain_ms
-        blended = cpu_ms if known is None else min(cpu_ms, (known + cpu_ms) / 2)
+        blended = took_ms if known is None else min(took_ms, (known + took_ms) / 2)
         if late:
             runs.late_ms = blended
         else:

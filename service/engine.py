@@ -94,12 +94,16 @@ class Engine:
             yield batch
         if planned.plan is None:
             return
-        before_s = time.process_time()
+        waited_s = 0.0
         try:
             async with aclosing(stream(self._session.context, planned.plan)) as batches:
+                before_s = time.perf_counter()
                 async for batch in batches:
+                    waited_s += time.perf_counter() - before_s
                     if batch.num_rows:
                         yield retyped(batch, planned.schema)
+                    before_s = time.perf_counter()
+                waited_s += time.perf_counter() - before_s
         except FirnlineError:
             raise
         except BaseException as error:
@@ -108,7 +112,7 @@ class Engine:
             translated = translate(error, parsed.sql)
             raise await name_the_file(self._session, translated, planned.scans.values()) from error
         receipt.bytes_scanned = metrics_of(planned.plan).bytes_scanned
-        self._late.learn(parsed.text, planned.late, (time.process_time() - before_s) * 1000)
+        self._late.learn(parsed.text, planned.late, waited_s * 1000)
 
     async def _finish(
         self,
