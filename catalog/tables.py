@@ -2,30 +2,59 @@
 
 Keys: ``ns/<namespace>`` holds a namespace, ``table/<namespace>/<name>`` a table; values are JSON with a version. A
 table can only be created in the transaction that sees its namespace, and a namespace only dropped while it is empty.
+
+A *managed* table is one that we write: its entry also has the table's shape, the schemas that records of the log may
+have, and for Iceberg the location of the current metadata file, which is what makes a commit (`Tables.change`).
 """
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+import pyarrow as pa
 
 from catalog.kv import KV, TXN_KEYS_MAX, Put
 from storage.clock import Clock
 from storage.errors import ConflictError, CorruptError, InvalidError, NotFoundError
+from storage.tables.write import PartitionField, SortField, TableSpec
 
-__all__ = ["DEFAULT_NAMESPACE", "TableEntry", "Tables"]
+__all__ = ["DEFAULT_NAMESPACE", "Managed", "TableEntry", "Tables"]
 
 DEFAULT_NAMESPACE = "default"
 RESERVED = ("information_schema", "scans", "firnline")
 NAME_LENGTH_MAX = 255
 _ATTEMPTS = 5
+_CHANGE_ATTEMPTS = 30
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
+class Managed:
+    """What the catalog knows of a table that we write.
+
+    spec : its shape now
+    schemas : schema id → schema, of every schema that a record of the log may still have; the spec's own too
+    shard : of the log that its rows go through
+    metadata_location : of an Iceberg table's current metadata file; None for Delta
+    """
+
+    spec: TableSpec
+    schemas: Mapping[int, pa.Schema]
+    shard: int = 0
+    metadata_location: str | None = None
+
+
+@dataclass(frozen=True)
 class TableEntry:
-    """An external table: where it lies and in which format. ``options`` are those of its CREATE statement."""
+    """A table: where it lies and in which format. ``options`` are those of its CREATE EXTERNAL TABLE statement.
+
+    location : of its folder; also of a managed Iceberg table
+    managed : None for an external table, which is only read
+    """
 
     namespace: str
     name: str
@@ -34,6 +63,14 @@ class TableEntry:
     location: str
     created_ms: int
     options: Mapping[str, str] = field(default_factory=dict)
+    managed: Managed | None = None
+
+    @property
+    def source(self) -> str:
+        """Where to load it from: its folder, or the metadata file that the catalog names."""
+        if self.managed is not None and self.managed.metadata_location is not None:
+            return self.managed.metadata_location
+        return self.location
 
 
 class Tables:
@@ -126,6 +163,57 @@ class Tables:
                 return
         raise ConflictError("the table kept changing while it was dropped; try again", table=f"{namespace}.{name}")
 
+    async def get(self, namespace: str, name: str) -> TableEntry:
+        """Return one table. Raises `NotFoundError`."""
+        key = f"table/{namespace}/{name}"
+        found = await self._kv.get(key)
+        if found is None:
+            raise NotFoundError("no such table", table=f"{namespace}.{name}")
+        return _decode(key, found.value)
+
+    async def change(
+        self, namespace: str, name: str, table_id: str, alter: Callable[[TableEntry], TableEntry]
+    ) -> TableEntry:
+        """Replace the table's entry by what ``alter`` makes of it, atomically, and return the new one.
+
+        ``alter`` may be called several times, and what it raises is raised. Raises `NotFoundError` if the table is no
+        more, or another one has its name.
+        """
+        key = f"table/{namespace}/{name}"
+        for attempt in range(_CHANGE_ATTEMPTS):
+            found = await self._kv.get(key)
+            entry = _decode(key, found.value) if found else None
+            if found is None or entry is None or entry.id != table_id:
+                raise NotFoundError("no such table", table=f"{namespace}.{name}")
+            altered = alter(entry)
+            if altered == entry or (await self._kv.txn({key: found.revision}, [Put(key, _encode(altered))])).succeeded:
+                return altered
+            await asyncio.sleep(self._clock.uniform(0, min(0.002 * 2**attempt, 0.1)))
+        raise ConflictError("the table's entry kept changing; try again", table=f"{namespace}.{name}")
+
+    async def rename(self, old: tuple[str, str], new: tuple[str, str]) -> None:
+        """Give a table another name. Raises `NotFoundError`, `ConflictError` if the new name is taken."""
+        _check_name(new[1], "table")
+        old_key, new_key = f"table/{old[0]}/{old[1]}", f"table/{new[0]}/{new[1]}"
+        for _ in range(_ATTEMPTS):
+            found = await self._kv.get(old_key)
+            if found is None:
+                raise NotFoundError("no such table", table=f"{old[0]}.{old[1]}")
+            moved = replace(_decode(old_key, found.value), namespace=new[0], name=new[1])
+            compares = {old_key: found.revision, new_key: 0}
+            puts = [Put(old_key, None), Put(new_key, _encode(moved))]
+            if new[0] != DEFAULT_NAMESPACE:
+                space = await self._kv.get(f"ns/{new[0]}")
+                if space is None:
+                    raise NotFoundError("no such namespace; CREATE SCHEMA makes one", namespace=new[0])
+                compares[space.key] = space.revision
+                puts.append(Put(space.key, space.value))
+            if (await self._kv.txn(compares, puts)).succeeded:
+                return
+            if await self._kv.get(new_key) is not None:
+                raise ConflictError("the table exists already", table=f"{new[0]}.{new[1]}")
+        raise ConflictError("the table kept changing while it was renamed; try again", table=f"{old[0]}.{old[1]}")
+
     async def all(self) -> list[TableEntry]:
         """Return every table, by namespace and name."""
         entries, _ = await self._kv.range("table/")
@@ -142,18 +230,57 @@ def _encode(entry: TableEntry) -> bytes:
         "v": 1, "id": entry.id, "format": entry.format, "location": entry.location,
         "created_ms": entry.created_ms, "options": dict(entry.options),
     }  # fmt: skip
+    if entry.managed is not None:
+        document |= {"v": 2, "managed": _encode_managed(entry.managed)}
     return json.dumps(document).encode()
+
+
+def _encode_managed(managed: Managed) -> dict[str, Any]:
+    spec = managed.spec
+    return {
+        "table_id": spec.table_id,
+        "schema_id": spec.schema_id,
+        "last_column_id": spec.last_column_id,
+        "primary_key": list(spec.primary_key),
+        "partition_by": [asdict(each) for each in spec.partition_by],
+        "order_by": [asdict(each) for each in spec.order_by],
+        "properties": dict(spec.properties),
+        "schemas": {
+            str(number): base64.b64encode(schema.serialize()).decode() for number, schema in managed.schemas.items()
+        },
+        "shard": managed.shard,
+        "metadata_location": managed.metadata_location,
+    }
+
+
+def _decode_managed(document: Mapping[str, Any]) -> Managed:
+    schemas = {
+        int(number): pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+        for number, text in document["schemas"].items()
+    }
+    spec = TableSpec(
+        document["table_id"],
+        schemas[document["schema_id"]],
+        document["schema_id"],
+        document["last_column_id"],
+        tuple(document["primary_key"]),
+        tuple(PartitionField(**each) for each in document["partition_by"]),
+        tuple(SortField(**each) for each in document["order_by"]),
+        document["properties"],
+    )
+    return Managed(spec, schemas, document["shard"], document["metadata_location"])
 
 
 def _decode(key: str, value: bytes) -> TableEntry:
     _, namespace, name = key.split("/", 2)
     try:
         document = json.loads(value)
-        if document["v"] != 1:
+        if document["v"] not in (1, 2):
             raise CorruptError("a newer Firnline wrote this catalog entry; upgrade", key=key, version=document["v"])
         return TableEntry(
             namespace, name, document["id"], document["format"], document["location"],
             document["created_ms"], document["options"],
+            _decode_managed(document["managed"]) if "managed" in document else None,
         )  # fmt: skip
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise CorruptError("a catalog entry cannot be read", key=key, reason=repr(error)) from error
