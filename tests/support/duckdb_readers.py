@@ -11,7 +11,7 @@ __all__ = ["duckdb_with"]
 
 
 def duckdb_with(*extensions: str) -> duckdb.DuckDBPyConnection:
-    """Return a connection that has loaded ``delta``, ``iceberg``, ``avro`` or ``httpfs`` (``iceberg`` needs ``avro``)."""
+    """Return a connection that has loaded these of ``delta``, ``iceberg`` (after ``avro``) and ``httpfs``."""
     connection = duckdb.connect()
     for name in extensions:
         connection.execute(f"LOAD '{_path(name)}'")
