@@ -1,0 +1,147 @@
+"""Append rows of a table to its log: rows become records of a few MiB, all stored or none.
+
+A record's body is an Arrow IPC stream of one batch. Field ids and other metadata stay out of it: the record names its
+schema by number, and for a single row they would outweigh the row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import lru_cache
+
+import pyarrow as pa
+
+from catalog.tables import TableEntry
+from functions.keys import key_hashes
+from storage.errors import InvalidError, TooLargeError
+from storage.log import BODY_BYTES_MAX, AckMode, Position, Receipt, Record, RecordKind
+from storage.log.access import Log, Touched
+
+__all__ = ["RECORD_BYTES", "append_rows", "bare_schema"]
+
+RECORD_BYTES = 8 << 20
+"""A record's body has about this many bytes at most, unless one row alone has more."""
+_HERE_BYTES = 64 << 10
+"""Rows of fewer bytes are encoded on the event loop: a thread would cost more than it frees."""
+
+
+async def append_rows(
+    log: Log,
+    entry: TableEntry,
+    rows: pa.Table,
+    *,
+    kind: RecordKind,
+    ack: AckMode | None = None,
+    idempotency_key: str | None = None,
+    since: tuple[int, int] | None = None,
+) -> Receipt:
+    """Store the rows in the table's log, all or none, and return once they are durable.
+
+    Parameters
+    ----------
+    entry : of a managed table
+    rows : with the columns and types of the table's schema, in its order; for `RecordKind.DELETE` the primary key's
+        columns only. Their values are right, and no key is there twice: callers have checked
+    since : (epoch, limit) of the log's range that the statement read, if what it writes depends on what it read
+
+    Returns
+    -------
+    Receipt
+        Of no records, at position (0, 0), if there are no rows.
+
+    Raises
+    ------
+    ConflictError : nothing was stored; a row that was read with ``since`` has changed, begin anew
+    InvalidError, TooLargeError : nothing was stored; mend the request
+    OverloadedError, UnavailableError : nothing was stored; retry
+    IndeterminateError : may have been stored; retry with the idempotency key
+    """
+    names, bare = _shape(entry, kind)
+    if rows.column_names != names:
+        raise InvalidError("the rows do not have the table's columns", columns=rows.column_names, wanted=names)
+    if rows.num_rows == 0:
+        return Receipt(Position(0, 0), 0, ack or AckMode.OBJECT)
+    assert entry.managed is not None
+    if rows.nbytes <= _HERE_BYTES:
+        bodies, touched = _encode(rows, bare, entry, since)
+    else:
+        bodies, touched = await asyncio.to_thread(_encode, rows, bare, entry, since)
+    schema_id = entry.managed.spec.schema_id
+    records = [Record(entry.id, schema_id, kind, body, idempotency_key) for body in bodies]
+    return await log.append(records, ack=ack, touched=touched)
+
+
+def bare_schema(schema: pa.Schema) -> pa.Schema:
+    """Return the schema without metadata, at any depth."""
+    return pa.schema([_bare_field(field) for field in schema])
+
+
+def _shape(entry: TableEntry, kind: RecordKind) -> tuple[list[str], pa.Schema]:
+    if entry.managed is None:
+        raise InvalidError("rows go to tables that CREATE TABLE made; this one is external", table=entry.name)
+    spec = entry.managed.spec
+    if (kind is RecordKind.APPEND) == bool(spec.primary_key):
+        wanted = "upserts and deletes" if spec.primary_key else "appends"
+        raise InvalidError(f"this table takes {wanted} only", table=entry.name, kind=kind.name.lower())
+    bare = _bare(spec.schema)
+    if kind is RecordKind.DELETE:
+        bare = pa.schema([bare.field(name) for name in spec.primary_key])
+    return bare.names, bare
+
+
+@lru_cache(maxsize=256)
+def _bare(schema: pa.Schema) -> pa.Schema:
+    return bare_schema(schema)
+
+
+def _bare_field(field: pa.Field) -> pa.Field:
+    return pa.field(field.name, _bare_type(field.type), field.nullable)
+
+
+def _bare_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_struct(kind):
+        return pa.struct([_bare_field(kind.field(index)) for index in range(kind.num_fields)])
+    if pa.types.is_list(kind):
+        return pa.list_(_bare_field(kind.value_field))
+    if pa.types.is_map(kind):
+        return pa.map_(_bare_field(kind.key_field), _bare_field(kind.item_field))
+    return kind
+
+
+def _encode(
+    rows: pa.Table, bare: pa.Schema, entry: TableEntry, since: tuple[int, int] | None
+) -> tuple[list[bytes], Touched | None]:
+    assert entry.managed is not None
+    key = entry.managed.spec.primary_key
+    touched = Touched(key_hashes(rows, key), since) if key else None
+    if not rows.schema.equals(bare, check_metadata=True):
+        rows = rows.cast(bare)  # the same types, without metadata
+    return _bodies(rows), touched
+
+
+def _bodies(rows: pa.Table) -> list[bytes]:
+    step = max(1, RECORD_BYTES * rows.num_rows // max(rows.nbytes, 1))
+    found: list[bytes] = []
+    for start in range(0, rows.num_rows, step):
+        found += _bodies_of(rows.slice(start, step))
+    return found
+
+
+def _bodies_of(part: pa.Table) -> list[bytes]:
+    """Return the part as one body, or as several where its rows are much larger than the others."""
+    body = _ipc(part)
+    if len(body) <= 2 * RECORD_BYTES or part.num_rows == 1:
+        if len(body) > BODY_BYTES_MAX:
+            raise TooLargeError("a row is too large for the log", bytes=len(body), bytes_max=BODY_BYTES_MAX)
+        return [body]
+    half = part.num_rows // 2
+    return [*_bodies_of(part.slice(0, half)), *_bodies_of(part.slice(half))]
+
+
+def _ipc(part: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, part.schema) as writer:
+        for batch in part.combine_chunks().to_batches():
+            writer.write_batch(batch)
+    body: bytes = sink.getvalue().to_pybytes()
+    return body
