@@ -26,13 +26,17 @@ class FileKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """A data file that a commit adds."""
+    """A data file that a commit adds.
+
+    path : as the log writes it, where that is not simply the rest of ``location``; a remove must repeat it
+    """
 
     location: str
     size: int
     partition_values: Mapping[str, str | None]
     stats: str | None
     vector: DeletionVector | None
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,9 @@ class Metadata:
     partition_columns: tuple[str, ...]
     configuration: Mapping[str, str]
     provider: str = "parquet"
+    name: str | None = None
+    description: str | None = None
+    created_ms: int | None = None
 
 
 @dataclass(slots=True)
@@ -173,12 +180,15 @@ def _add_from(table: str, add: Mapping[str, Any]) -> Add:
         if value is not None:
             _text(value)
         _text(name)
+    path = _text(add["path"])
+    location = file_location(table, path)
     return Add(
-        location=file_location(table, _text(add["path"])),
+        location=location,
         size=_integer(add["size"]),
         partition_values=values,
         stats=stats if isinstance(stats, str) and _is_utf8(stats) else None,
         vector=_vector_from(add.get("deletionVector")),
+        path=None if location == f"{table.rstrip('/')}/{path}" else path,
     )
 
 
@@ -218,6 +228,9 @@ def _metadata_from(metadata: Mapping[str, Any]) -> Metadata:
         partition_columns=tuple(_text(name) for name in metadata.get("partitionColumns") or ()),
         configuration={str(key): str(value) for key, value in configuration.items() if value is not None},
         provider=_text(provider),
+        name=_text(metadata["name"]) if metadata.get("name") else None,
+        description=_text(metadata["description"]) if metadata.get("description") else None,
+        created_ms=_integer(metadata["createdTime"]) if metadata.get("createdTime") else None,
     )
 
 

@@ -82,7 +82,9 @@ def _batch(table: str, adds: pa.StructArray) -> FileBatch:
     if values is None:
         values = pa.nulls(len(adds), SCHEMA.field("partition_values").type)
     located = file_locations(table, paths)
-    batch = pa.RecordBatch.from_arrays([located, sizes, values, _vectors(adds)], schema=SCHEMA)
+    plain = pc.equal(located, pc.binary_join_element_wise(pa.scalar(table.rstrip("/")), paths, "/"))
+    stored = pc.if_else(plain, pa.scalar(None, pa.string()), paths)
+    batch = pa.RecordBatch.from_arrays([located, sizes, values, _vectors(adds), stored], schema=SCHEMA)
     stats = FileStats(_field(adds, "stats", pa.string()), _field(adds, "stats_parsed"), len(adds))
     return FileBatch(batch, stats)
 

@@ -33,8 +33,10 @@ SCHEMA = pa.schema(
         ("size", pa.int64()),
         ("partition_values", pa.map_(pa.string(), pa.string())),
         ("vector", VECTOR),
+        ("path", pa.string()),
     ]
 )
+"""``path`` is null where the log's own path is simply the rest of the location."""
 _BATCHES_MAX = 8
 
 
@@ -79,6 +81,7 @@ def batch_of_adds(adds: Sequence[Add]) -> FileBatch:
         pa.array([add.size for add in adds], pa.int64()),
         pa.array([list(add.partition_values.items()) for add in adds], SCHEMA.field("partition_values").type),
         pa.array([None if add.vector is None else _vector_row(add.vector) for add in adds], VECTOR),
+        pa.array([add.path for add in adds], pa.string()),
     ]
     text = pa.array([add.stats for add in adds], pa.string())
     return FileBatch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA), FileStats(text, None, len(adds)))

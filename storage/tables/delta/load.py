@@ -28,7 +28,7 @@ from storage.tables.delta.snapshot import DeltaSnapshot, build_snapshot
 from storage.tables.delta.travel import uses_commit_timestamps, version_at
 from storage.tables.snapshot import At, Snapshot
 
-__all__ = ["load"]
+__all__ = ["load", "newest_state"]
 
 _READS_AT_ONCE = 32
 _NEW_COMMITS_MAX = 64
@@ -51,6 +51,11 @@ async def load(stores: Stores, location: str, at: At, known: Snapshot | None) ->
     if known is not None and state is remembered:
         return known
     return await asyncio.to_thread(build_snapshot, location, state)
+
+
+async def newest_state(stores: Stores, location: str, known: TableState) -> TableState:
+    """Return the table's newest state, which is ``known`` itself if nothing came after it."""
+    return await _state(stores, location, None, known)
 
 
 async def _state_at_time(stores: Stores, table: str, timestamp_ms: int, known: TableState | None) -> TableState:
