@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from firnline.cli.check import check
 from firnline.cli.demo import demo
 from firnline.cli.serve import serve
 from firnline.cli.sql import sql
@@ -38,5 +39,5 @@ def firn() -> None:
     """
 
 
-for _command in (sql, serve, tables, token, demo):
+for _command in (sql, check, serve, tables, token, demo):
     firn.add_command(_command)
