@@ -35,7 +35,7 @@ class Operation:
 
     Attributes
     ----------
-    key : of the register; None for the set
+    key : of the register, or of the set
     value : what is appended or written; for a read what was answered (None: no such row), for a scan the answered
         values as a list
     start, end : seconds on the history's clock; the end of an unknown one is infinite
@@ -102,10 +102,18 @@ class Fault:
 
 
 def check_set(operations: Iterable[Operation]) -> list[Fault]:
-    """Check appends against scans: nothing lost, doubled, invented, or seen and then not seen.
+    """Check each set's appends against its scans: nothing lost, doubled, invented, or seen and then not seen.
 
     A value whose append ended before a scan began, or that a scan saw which ended before, has to be in it.
     """
+    of_key: dict[Any, list[Operation]] = defaultdict(list)
+    for op in operations:
+        if op.kind in ("append", "scan"):
+            of_key[op.key].append(op)
+    return [fault for ops in of_key.values() for fault in _check_one_set(ops)]
+
+
+def _check_one_set(operations: list[Operation]) -> list[Fault]:
     appends = {op.value: op for op in operations if op.kind == "append"}
     scans = sorted((op for op in operations if op.kind == "scan" and op.outcome == "ok"), key=lambda op: op.start)
     faults: dict[tuple[str, Any], Fault] = {}
