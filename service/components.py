@@ -11,6 +11,7 @@ from catalog.kv import KV
 from catalog.kv.open import open_kv
 from functions.session import Session, SessionOptions
 from service.engine import Engine
+from service.log.open import open_logs
 from service.settings import EngineSettings
 from storage.blobs.open import open_blobs
 from storage.clock import Clock, SystemClock
@@ -30,7 +31,9 @@ async def open_engine(settings: EngineSettings, clock: Clock | None = None) -> A
     stores = Stores(partial(open_blobs, s3=settings.s3, clock=clock), access_policy(settings))
     options = SessionOptions(settings.memory_bytes, settings.spill_dir, settings.target_partitions, settings.s3)
     session = Session(options, clock)
-    engine = Engine(session, stores, await open_catalog(settings, clock, stores), clock)
+    kv = await open_catalog(settings, clock, stores)
+    logs = open_logs(settings.lake, settings.log, kv, stores, clock)
+    engine = Engine(session, stores, kv, clock, logs=logs)
     try:
         yield engine
     finally:

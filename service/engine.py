@@ -29,6 +29,7 @@ from service.snapshots import SnapshotCache
 from service.statement import Receipt, Result, Statement
 from storage.clock import Clock
 from storage.errors import FirnlineError, NotFoundError
+from storage.log.access import Logs
 from storage.stores import Stores
 from storage.tables.footers import FooterCache
 from storage.tables.snapshot import At, Snapshot
@@ -44,8 +45,9 @@ class Engine:
     Of a statement's limits it holds the bytes scanned only; executors hold the others (`service.executor`).
     """
 
-    def __init__(self, session: Session, stores: Stores, kv: KV, clock: Clock) -> None:
+    def __init__(self, session: Session, stores: Stores, kv: KV, clock: Clock, *, logs: Logs) -> None:
         self.tables = Tables(kv, clock)
+        self.logs = logs
         self.kv, self.clock, self.stores = kv, clock, stores
         self._session = session
         self._footers = FooterCache()
@@ -73,10 +75,13 @@ class Engine:
         return Result(planned.schema, self._finish(rows, receipt, stores, started), receipt)
 
     async def close(self) -> None:
-        """Release the stores and the catalog."""
+        """Release the logs, the stores and the catalog."""
         self._session.close()
-        await self.kv.close()
-        await self.stores.close()
+        try:
+            await self.logs.close()
+        finally:
+            await self.kv.close()
+            await self.stores.close()
 
     async def describe_table(self, namespace: str, name: str) -> tuple[TableEntry, Snapshot]:
         """Return a table's catalog entry and its newest snapshot. Raises `NotFoundError`."""

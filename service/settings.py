@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from storage.blobs.s3_options import S3Options
+from storage.log import AckMode
+from storage.log.settings import LogSettings
 
-__all__ = ["EngineSettings", "EtcdAccess"]
+__all__ = ["EngineSettings", "EtcdAccess", "LogAccess"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,37 @@ class EtcdAccess:
     key_file: str | None = None
     user: str | None = None
     password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LogAccess:
+    """How a process reaches the lake's logs, and whether it may own them.
+
+    ack : what an append that does not say gets; None: ``fsync`` where there is a journal, else ``object``
+    journal : local folder of the journals; None: in a local lake, beside its log; an S3 lake then has none
+    shards : how many logs a lake gets that has none yet
+    may_own : whether this process may append by itself; if not, it asks the owner, or the server at ``via_url``
+    url, secret : of this process's own HTTP interface, as owner; without, it lets the log go when another wants it
+    via_url, via_secret : of a server on this machine that owns the logs when nobody does
+    lease_ttl_s : how long after its last sign of life an owner is replaced
+    wait_s : how long an append or a read waits for an owner before it gives up
+    poll_s : how often an owner looks what became of its logs in the catalog; None: chosen by the lake's place
+    idle_s : an owner without ``url`` that appended nothing for so long lets the log go
+    """
+
+    ack: AckMode | None = None
+    journal: str | None = None
+    shards: int = 1
+    may_own: bool = True
+    url: str | None = None
+    secret: str | None = field(default=None, repr=False)
+    via_url: str | None = None
+    via_secret: str | None = field(default=None, repr=False)
+    lease_ttl_s: float = 6.0
+    wait_s: float = 10.0
+    poll_s: float | None = None
+    idle_s: float = 300.0
+    writer: LogSettings = field(default_factory=LogSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +75,4 @@ class EngineSettings:
     create: bool = True
     s3: S3Options = field(default_factory=S3Options)
     etcd: EtcdAccess = field(default_factory=EtcdAccess)
+    log: LogAccess = field(default_factory=LogAccess)

@@ -15,9 +15,9 @@ from storage.log import LogRecord, Position
 from storage.log.chain import FIRST_SLOT, Listed, find_tail, list_slots, load_base, load_slot
 from storage.log.records import decode_record
 from storage.log.segments import Segment, slot_key
-from storage.log.tail import Tail
+from storage.log.tail import Entry, Tail, cut_entry
 
-__all__ = ["end_of", "replay"]
+__all__ = ["end_of", "replay", "replay_entries"]
 
 _READ_AHEAD = 4
 
@@ -37,6 +37,16 @@ async def replay(
     NotFoundError : records from ``start`` on were swept; they are in the table, read its newer snapshot
     CorruptError : a segment is missing or damaged
     """
+    async for entry in replay_entries(blobs, log, start, tail=tail):
+        for index, data in enumerate(entry.records):
+            position = Position(entry.first.epoch, entry.first.sequence + index)
+            yield LogRecord(position, decode_record(data, f"{log}@{position.sequence}"))
+
+
+async def replay_entries(
+    blobs: Blobs, log: str, start: Position | None = None, *, tail: Tail | None = None
+) -> AsyncIterator[Entry]:
+    """Yield what `replay` does as entries of encoded records; raises as it does."""
     # Memory first: what comes before it is in the object store by now, so nothing is missed in between.
     held = tail.entries() if tail is not None else []
     base, _etag = await load_base(blobs, log)
@@ -47,20 +57,13 @@ async def replay(
         limit = held[0].first.sequence if held else None
         from_epoch = start.epoch if start is not None else 0
         async for segment in _segments(blobs, log, first, from_epoch, limit):
-            for found in _records(segment.slot, segment.records, first, slot_key(log, segment.slot)):
-                if limit is None or found.position.sequence < limit:
-                    yield found
-    for entry in held:
-        for found in _records(entry.first, entry.records, first, "memory"):
-            yield found
-
-
-def _records(slot: Position, records: list[bytes], first: int, where: str) -> list[LogRecord]:
-    skipped = max(0, first - slot.sequence)
-    return [
-        LogRecord(Position(slot.epoch, slot.sequence + index), decode_record(records[index], where))
-        for index in range(skipped, len(records))
-    ]
+            entry = cut_entry(Entry(segment.slot, segment.records), first, limit)
+            if entry.records:
+                yield entry
+    for each in held:
+        entry = cut_entry(each, first)
+        if entry.records:
+            yield entry
 
 
 async def _segments(blobs: Blobs, log: str, first: int, from_epoch: int, limit: int | None) -> AsyncIterator[Segment]:

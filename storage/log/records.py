@@ -16,7 +16,7 @@ import zstandard
 from storage.errors import CorruptError, InvalidError, TooLargeError
 from storage.log import BODY_BYTES_MAX, KEY_BYTES_MAX, TABLE_ID_BYTES_MAX, Record, RecordKind
 
-__all__ = ["checksum_of", "decode_record", "encode_record", "split_records"]
+__all__ = ["checksum_of", "decode_header", "decode_record", "encode_record", "split_records"]
 
 _HEADER = struct.Struct("<IBBHHHII")
 _CHECKSUM = struct.Struct("<I")
@@ -95,6 +95,15 @@ def _each_record(payload: bytes, n_records: int, corrupt: partial[CorruptError])
 
 def decode_record(data: bytes, where: str) -> Record:
     """Return the record of bytes that `split_records` verified. Raises `CorruptError` naming ``where``."""
+    return _decode(data, where, with_body=True)
+
+
+def decode_header(data: bytes, where: str) -> Record:
+    """Return the record without its body, which is not looked at. Raises `CorruptError` naming ``where``."""
+    return _decode(data, where, with_body=False)
+
+
+def _decode(data: bytes, where: str, *, with_body: bool) -> Record:
     _size, kind, codec, n_table, n_key, reserved, schema_id, n_body = _HEADER.unpack_from(data)
     start = _HEADER.size
     limit = len(data) - _CHECKSUM.size
@@ -106,7 +115,7 @@ def decode_record(data: bytes, where: str) -> Record:
             data[start : start + n_table].decode(),
             schema_id,
             RecordKind(kind),
-            _decode_body(data[body_start:limit], codec, n_body),
+            _decode_body(data[body_start:limit], codec, n_body) if with_body else b"",
             data[start + n_table : body_start].decode() or None,
         )
     except (ValueError, zstandard.ZstdError) as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from storage.log import Position
 
-__all__ = ["Entry", "Tail"]
+__all__ = ["Entry", "Tail", "cut_entry"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,16 @@ class Entry:
     def n_bytes(self) -> int:
         """Bytes of the encoded records."""
         return sum(map(len, self.records))
+
+
+def cut_entry(entry: Entry, start: int, limit: int | None = None) -> Entry:
+    """The part of an entry whose sequences are in [start, limit); it may have no records."""
+    first = entry.first.sequence
+    if first >= start and (limit is None or entry.limit <= limit):
+        return entry
+    skipped = max(0, start - first)
+    kept = entry.records[skipped : None if limit is None else max(limit - first, 0)]
+    return Entry(Position(entry.first.epoch, first + skipped), kept)
 
 
 @dataclass(slots=True)

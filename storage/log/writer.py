@@ -21,7 +21,7 @@ from storage.errors import (
     TooLargeError,
     UnavailableError,
 )
-from storage.log import APPEND_RECORDS_MAX, AckMode, Lease, LogRecord, Position, Receipt, Record
+from storage.log import APPEND_RECORDS_MAX, AckMode, Lease, LogRecord, Position, Receipt, Record, RecordKind
 from storage.log.claim import claim_log
 from storage.log.commit import JournalCommit, ObjectCommit, State
 from storage.log.journal import Journal, lock_journal, read_journal
@@ -38,9 +38,18 @@ _ENCODE_HERE_BYTES = 64 << 10
 
 
 async def open_log(
-    blobs: Blobs, log: str, lease: Lease, settings: LogSettings, clock: Clock, journal_path: Path | None = None
+    blobs: Blobs,
+    log: str,
+    lease: Lease,
+    settings: LogSettings,
+    clock: Clock,
+    journal_path: Path | None = None,
+    *,
+    name: str | None = None,
 ) -> LogWriter:
     """Claim the log under the prefix ``log`` and return its writer, running.
+
+    The journal knows its log by ``name`` (None: the prefix), which should outlive a move of the bucket or folder.
 
     With ``journal_path`` appends are acknowledged by ``fsync`` of that file unless they ask for ``object``; without,
     only ``object`` is offered. What an earlier writer left in the journal is in the log, or in the new journal, when
@@ -54,10 +63,10 @@ async def open_log(
         return LogWriter(state, None, None)
     lock = await asyncio.to_thread(lock_journal, journal_path)
     try:
-        contents = await asyncio.to_thread(read_journal, journal_path, log)
+        contents = await asyncio.to_thread(read_journal, journal_path, name or log)
         claim = await claim_log(slots, lease.epoch, nonce, contents)
         state = State(slots, lease, nonce, claim.slot, claim.window, claim.backlog)
-        journal = Journal(journal_path, log, lease.epoch)
+        journal = Journal(journal_path, name or log, lease.epoch)
         restored = _restore(state, claim.stranded)
         await asyncio.to_thread(journal.replace, restored)
         return LogWriter(state, JournalCommit(state, journal, restored), lock)
@@ -122,20 +131,24 @@ class LogWriter:
         return await asyncio.shield(await self.append_unconfirmed(records, ack=ack))
 
     async def append_unconfirmed(
-        self, records: Sequence[Record], *, ack: AckMode | None = None
+        self,
+        records: Sequence[Record],
+        *,
+        ack: AckMode | None = None,
+        encoded: list[bytes] | None = None,
+        admit: Callable[[Waiting], None] | None = None,
     ) -> asyncio.Future[Receipt]:
         """Accept the records and return the future of their receipt; nothing is durable yet.
 
-        Raises what `append` raises for a request that is not accepted; the future raises the rest.
+        ``encoded`` are the same records as `encode_record` has them; then the bodies of ``records`` are not looked at.
+        ``admit`` is called as the last thing before they are accepted, and may raise; a retry of a known key is not
+        asked for. Raises what `append` raises for a request that is not accepted; the future raises the rest.
         """
         mode = self._check(records, ack)
         if (known := self._find(records[0])) is not None:
             return known
-        n_raw = sum(len(record.body) for record in records)
-        # Encoding is decided on its bytes: a small append is not worth a thread.
-        encoded = (
-            await asyncio.to_thread(self._encode, records) if n_raw > _ENCODE_HERE_BYTES else self._encode(records)
-        )
+        if encoded is None:
+            encoded = await self._encode_all(records)
         n_bytes = sum(map(len, encoded))
         if n_bytes > self._settings.append_bytes_max:
             raise TooLargeError("append in parts", bytes=n_bytes, max=self._settings.append_bytes_max)
@@ -144,8 +157,10 @@ class LogWriter:
         if (known := self._find(records[0])) is not None:
             return known
         self._state.backlog.check(n_bytes)
-        self._state.backlog.queued(n_bytes)
         waiting = Waiting(records[0], encoded, n_bytes, mode, asyncio.get_running_loop().create_future())
+        if admit is not None:
+            admit(waiting)
+        self._state.backlog.queued(n_bytes)
         self._expect(waiting)
         self._queue.add(waiting)
         self._changed.notify()
@@ -166,6 +181,12 @@ class LogWriter:
             raise FencedError("this writer has stopped; open the log anew", reason=str(self._error))
         if self._closing:
             raise UnavailableError("the log is closing; retry")
+
+    async def _encode_all(self, records: Sequence[Record]) -> list[bytes]:
+        """Encoding is decided on its bytes: a small append is not worth a thread."""
+        if sum(len(record.body) for record in records) > _ENCODE_HERE_BYTES:
+            return await asyncio.to_thread(self._encode, records)
+        return self._encode(records)
 
     def _encode(self, records: Sequence[Record]) -> list[bytes]:
         return [encode_record(record, self._settings.compression_level) for record in records]
@@ -199,6 +220,12 @@ class LogWriter:
 
         waiting.done.add_done_callback(settle)
 
+    async def find(self, table_id: str, idempotency_key: str) -> Receipt | None:
+        """Return the receipt of an append of this key, once it is durable; None if none is remembered."""
+        self._check_running()
+        found = self._find(Record(table_id, 0, RecordKind.APPEND, b"", idempotency_key))
+        return await asyncio.shield(found) if found is not None else None
+
     # Reading and folding
 
     def tail(self) -> Tail:
@@ -208,6 +235,11 @@ class LogWriter:
         """
         self._check_running()
         return self._state.tail
+
+    @property
+    def running(self) -> bool:
+        """False once it takes no more appends."""
+        return self._error is None and not self._closing
 
     @property
     def next_position(self) -> Position:

@@ -1,0 +1,59 @@
+"""Where the logs of a lake lie: their blobs, and their journals on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from catalog.logs import ShardState
+from storage.blobs import Blobs
+
+__all__ = ["LOG_FOLDER", "LogPlace"]
+
+LOG_FOLDER = "_firnline/log"
+_JOURNAL = "journal"
+
+
+@dataclass(frozen=True)
+class LogPlace:
+    """The logs of one lake, as this process may reach them.
+
+    Attributes
+    ----------
+    blobs, prefix : where the logs lie
+    lake_folder : of a local lake; a journal that the settings do not place elsewhere lies in it
+    journals : folder of the journals that this process writes; None: the lake's folder, or no journals
+    """
+
+    blobs: Blobs
+    prefix: str
+    lake_folder: Path | None
+    journals: Path | None
+
+    @property
+    def journaled(self) -> bool:
+        """Whether a log that this process owns has a journal."""
+        return self.journals is not None or self.lake_folder is not None
+
+    def log(self, shard: int) -> str:
+        """The prefix of a log's keys."""
+        return f"{self.prefix}/{shard}"
+
+    def own_journal(self, shard: int) -> tuple[Path | None, str | None]:
+        """The journal that this process writes, and how the catalog names it: empty for the lake's own place."""
+        if self.journals is not None:
+            path = self.journals / f"log-{shard}.{_JOURNAL}"
+            return path, str(path)
+        return (self._in_lake(shard), "") if self.lake_folder is not None else (None, None)
+
+    def journal_of(self, shard: int, state: ShardState, host: str) -> Path | None:
+        """The journal of the last epoch, if it can be on this machine."""
+        if state.journal is None:
+            return None
+        if not state.journal:
+            return self._in_lake(shard) if self.lake_folder is not None else None
+        return Path(state.journal) if state.journal_host == host else None
+
+    def _in_lake(self, shard: int) -> Path:
+        assert self.lake_folder is not None
+        return self.lake_folder / LOG_FOLDER / str(shard) / _JOURNAL
