@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pydantic
@@ -19,6 +19,7 @@ from pyiceberg.table.update import (
     AddSchemaUpdate,
     AddSortOrderUpdate,
     RemovePropertiesUpdate,
+    RemoveSnapshotsUpdate,
     SetCurrentSchemaUpdate,
     SetDefaultSortOrderUpdate,
     SetDefaultSpecUpdate,
@@ -30,7 +31,7 @@ from storage.errors import CorruptError, InvalidError, UnsupportedError
 from storage.tables.iceberg import write_schema as shapes
 from storage.tables.write import TableSpec
 
-__all__ = ["WRITE_VERSION", "applied", "first_metadata", "parse_metadata", "serialized", "spec_updates"]
+__all__ = ["WRITE_VERSION", "applied", "first_metadata", "parse_metadata", "removal", "serialized", "spec_updates"]
 
 WRITE_VERSION = 2
 
@@ -153,3 +154,11 @@ def _property_updates(now: dict[str, str], spec: TableSpec, before: dict[str, st
     gone = [key for key in seen if key not in wanted and key in now and not key.startswith(shapes.OURS)]
     updates: list[Any] = [SetPropertiesUpdate(updates=changed)] if changed else []
     return [*updates, RemovePropertiesUpdate(removals=gone)] if gone else updates
+
+
+def removal(metadata: TableMetadata, doomed: Collection[int]) -> list[Any]:
+    """Return the update that takes out those of the snapshots that are still there and that no branch or tag names."""
+    named = {ref.snapshot_id for ref in metadata.refs.values()}
+    numbers = [each.snapshot_id for each in metadata.snapshots if each.snapshot_id in doomed]
+    numbers = [number for number in numbers if number not in named]
+    return [RemoveSnapshotsUpdate.model_validate({"snapshot-ids": numbers})] if numbers else []
