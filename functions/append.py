@@ -7,8 +7,10 @@ schema by number, and for a single row they would outweigh the row.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import pyarrow as pa
 
 from catalog.tables import TableEntry
@@ -17,7 +19,7 @@ from storage.errors import InvalidError, TooLargeError
 from storage.log import BODY_BYTES_MAX, AckMode, Position, Receipt, Record, RecordKind
 from storage.log.access import Log, Touched
 
-__all__ = ["RECORD_BYTES", "append_rows", "bare_schema"]
+__all__ = ["RECORD_BYTES", "append_changes", "append_rows", "bare_schema"]
 
 RECORD_BYTES = 8 << 20
 """A record's body has about this many bytes at most, unless one row alone has more."""
@@ -56,18 +58,32 @@ async def append_rows(
     OverloadedError, UnavailableError : nothing was stored; retry
     IndeterminateError : may have been stored; retry with the idempotency key
     """
-    names, bare = _shape(entry, kind)
-    if rows.column_names != names:
-        raise InvalidError("the rows do not have the table's columns", columns=rows.column_names, wanted=names)
-    if rows.num_rows == 0:
+    return await append_changes(log, entry, [(kind, rows)], ack=ack, idempotency_key=idempotency_key, since=since)
+
+
+async def append_changes(
+    log: Log,
+    entry: TableEntry,
+    parts: Sequence[tuple[RecordKind, pa.Table]],
+    *,
+    ack: AckMode | None = None,
+    idempotency_key: str | None = None,
+    since: tuple[int, int] | None = None,
+) -> Receipt:
+    """Store upserts and deletions together, all or none; see `append_rows`. No key is in two of the parts."""
+    for kind, rows in parts:
+        names = _shape(entry, kind)[0]
+        if rows.column_names != names:
+            raise InvalidError("the rows do not have the table's columns", columns=rows.column_names, wanted=names)
+    if not any(rows.num_rows for _kind, rows in parts):
         return Receipt(Position(0, 0), 0, ack or AckMode.OBJECT)
     assert entry.managed is not None
-    if rows.nbytes <= _HERE_BYTES:
-        bodies, touched = _encode(rows, bare, entry, since)
+    if sum(rows.nbytes for _kind, rows in parts) <= _HERE_BYTES:
+        bodies, touched = _encode(parts, entry, since)
     else:
-        bodies, touched = await asyncio.to_thread(_encode, rows, bare, entry, since)
+        bodies, touched = await asyncio.to_thread(_encode, parts, entry, since)
     schema_id = entry.managed.spec.schema_id
-    records = [Record(entry.id, schema_id, kind, body, idempotency_key) for body in bodies]
+    records = [Record(entry.id, schema_id, kind, body, idempotency_key) for kind, body in bodies]
     return await log.append(records, ack=ack, touched=touched)
 
 
@@ -109,14 +125,19 @@ def _bare_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _encode(
-    rows: pa.Table, bare: pa.Schema, entry: TableEntry, since: tuple[int, int] | None
-) -> tuple[list[bytes], Touched | None]:
+    parts: Sequence[tuple[RecordKind, pa.Table]], entry: TableEntry, since: tuple[int, int] | None
+) -> tuple[list[tuple[RecordKind, bytes]], Touched | None]:
     assert entry.managed is not None
     key = entry.managed.spec.primary_key
-    touched = Touched(key_hashes(rows, key), since) if key else None
-    if not rows.schema.equals(bare, check_metadata=True):
-        rows = rows.cast(bare)  # the same types, without metadata
-    return _bodies(rows), touched
+    bodies, hashes = [], []
+    for kind, given in parts:
+        if key:
+            hashes.append(key_hashes(given, key))
+        bare = _shape(entry, kind)[1]
+        # The same types, without metadata.
+        rows = given if given.schema.equals(bare, check_metadata=True) else given.cast(bare)
+        bodies += [(kind, body) for body in _bodies(rows)]
+    return bodies, Touched(np.concatenate(hashes), since) if key else None
 
 
 def _bodies(rows: pa.Table) -> list[bytes]:
