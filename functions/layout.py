@@ -170,18 +170,18 @@ def _encode_run(plan: _Plan, run: pa.Table) -> list[_Encoded]:
     for field, column in zip(run.schema, run.columns, strict=True):
         if not field.nullable and column.null_count:
             raise InvalidError("a column that is NOT NULL has a null", column=field.name, nulls=column.null_count)
-    fields = [(field, _column_of(plan, field)) for field in plan.spec.partition_by]
     values = [
-        (field, column, transform_column(field.transform, _whole(run.column(column)))) for field, column in fields
+        (field, transform_column(field.transform, _whole(run.column(_column_of(plan, field)))))
+        for field in plan.spec.partition_by
     ]
-    run, bounds, firsts = _sorted(plan, run, [value for _field, _column, value in values])
+    run, bounds, firsts = _sorted(plan, run, [value for _field, value in values])
     inside = _file_schema(plan)
     kept = [name for name in plan.schema.names if name not in _left_out(plan)]
     files = []
     for start, limit, first in zip(bounds[:-1], bounds[1:], firsts, strict=True):
         partition = {
-            _partition_name(plan, field, column): value[first].as_py()
-            for field, column, value in values
+            field.name: value[first].as_py()
+            for field, value in values
             if plan.table_format == "iceberg" or field.transform == "identity"
         }
         part = _renamed(run.select(kept).slice(start, limit - start), inside)
@@ -211,11 +211,6 @@ def _column_of(plan: _Plan, field: PartitionField) -> str:
         if (column.metadata or {}).get(FIELD_ID) == wanted and column.name in plan.schema.names:
             return str(column.name)
     raise InvalidError("a partition field names a column that the table lacks", partition=field.name)
-
-
-def _partition_name(plan: _Plan, field: PartitionField, column: str) -> str:
-    """Delta's partition columns are columns; Iceberg's partition fields have names of their own."""
-    return column if plan.table_format == "delta" else field.name
 
 
 def _left_out(plan: _Plan) -> set[str]:
