@@ -14,9 +14,10 @@ from typing import Any
 from storage.errors import CorruptError, NotFoundError
 from storage.stores import Stores
 from storage.tables.iceberg.reader import load
+from storage.tables.iceberg.subset import restricted
 from storage.tables.snapshot import At, Snapshot
 
-__all__ = ["SnapshotChanges", "TableCommit", "changes_of", "find_fact", "history"]
+__all__ = ["SnapshotChanges", "TableCommit", "changed_snapshots", "changes_of", "find_fact", "history"]
 
 _OPERATION = "firnline.operation"
 
@@ -26,19 +27,22 @@ class TableCommit:
     """One snapshot in a table's history.
 
     operation : our own word for it, or Iceberg's for another writer's commit
+    engine : who wrote it, as far as it said so
     facts : the snapshot's whole summary
+    data_change : False if the rows are the same as before (small files merged)
     """
 
     version: int
     parent: int | None
     timestamp_ms: int
     operation: str
+    engine: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
-
-    def count(self, name: str) -> int:
-        """Return a count of the summary, such as ``added-records``; 0 where it is not told."""
-        text = self.facts.get(name, "0")
-        return int(text) if text.isdigit() else 0
+    n_files_added: int = 0
+    n_files_removed: int = 0
+    n_rows_added: int = 0
+    n_rows_removed: int = 0
+    data_change: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,15 +77,15 @@ async def history(stores: Stores, metadata_location: str, limit: int = 0) -> lis
 
 async def find_fact(
     stores: Stores, metadata_location: str, name: str, value: str, snapshots_max: int = 1000
-) -> TableCommit | None:
+) -> int | None:
     """Return the newest snapshot whose facts hold ``name`` with ``value``, among the last ``snapshots_max``."""
-    for commit in await history(stores, metadata_location, snapshots_max):
-        if commit.facts.get(name) == value:
-            return commit
-    return None
+    commits = await history(stores, metadata_location, snapshots_max)
+    return next((commit.version for commit in commits if commit.facts.get(name) == value), None)
 
 
-async def changes_of(stores: Stores, metadata_location: str, version: int) -> SnapshotChanges:
+async def changes_of(
+    stores: Stores, metadata_location: str, version: int, known: Snapshot | None = None
+) -> SnapshotChanges:
     """Return what snapshot ``version`` did.
 
     Raises `NotFoundError` if it, or the snapshot before it, has expired.
@@ -92,18 +96,38 @@ async def changes_of(stores: Stores, metadata_location: str, version: int) -> Sn
         raise NotFoundError("the table has no such snapshot; it may have expired", version=version)
     before = None
     if commit.parent is not None:
-        before = await load(stores, metadata_location, At(version=commit.parent), None)
-    after = await load(stores, metadata_location, At(version=version), before)
+        before = await load(stores, metadata_location, At(version=commit.parent), known)
+    after = await load(stores, metadata_location, At(version=version), before or known)
     old, new = _deletes(before), _deletes(after)
     return SnapshotChanges(
         commit=commit,
         added=tuple(path for path in new if path not in old),
         removed=tuple(path for path in old if path not in new),
         masked=tuple(path for path in new if path in old and new[path] != old[path]),
-        data_change=commit.facts.get("operation") != "replace",
+        data_change=commit.data_change,
         before=before,
         after=after,
     )
+
+
+async def changed_snapshots(
+    stores: Stores, metadata_location: str, version: int, known: Snapshot | None = None
+) -> tuple[Snapshot | None, Snapshot]:
+    """Return (before, after): the files that ``version`` removed as they were, and those that it added.
+
+    A file of which it deleted rows is in both. Their rows, deletes applied, tell the rows that the version changed:
+    what only one side has was deleted or inserted. None for the side before the table's first snapshot; both have no
+    files if the rows stayed the same. ``known`` is of any version of the table and saves reading.
+    """
+    changes = await changes_of(stores, metadata_location, version, known)
+    old = {*changes.removed, *changes.masked} if changes.data_change else set()
+    new = {*changes.added, *changes.masked} if changes.data_change else set()
+    before = None if changes.before is None else _only(changes.before, old, f"removed-by-{version}")
+    return before, _only(changes.after, new, f"added-by-{version}")
+
+
+def _only(snapshot: Snapshot, paths: set[str], tag: str) -> Snapshot:
+    return restricted(snapshot, [row for row, path in enumerate(snapshot.files.paths) if path in paths], tag)
 
 
 def _deletes(snapshot: Snapshot | None) -> dict[str, Any]:
@@ -133,8 +157,19 @@ def _commits(document: Mapping[str, Any]) -> Iterator[TableCommit]:
             parent=each.get("parent-snapshot-id"),
             timestamp_ms=int(each["timestamp-ms"]),
             operation=facts.get(_OPERATION) or facts.get("operation", ""),
+            engine=facts.get("engine-name") or facts.get("app-id", ""),
             facts=facts,
+            n_files_added=_count(facts, "added-data-files"),
+            n_files_removed=_count(facts, "deleted-data-files"),
+            n_rows_added=_count(facts, "added-records"),
+            n_rows_removed=_count(facts, "deleted-records"),
+            data_change=facts.get("operation") != "replace",
         )
+
+
+def _count(facts: Mapping[str, str], name: str) -> int:
+    text = facts.get(name, "0")
+    return int(text) if text.isdigit() else 0
 
 
 def _lineage(document: Mapping[str, Any]) -> Iterator[TableCommit]:
