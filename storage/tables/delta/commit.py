@@ -8,6 +8,7 @@ fate a lost reply hides is read back and known by its id. Design note: ``docs/de
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,14 @@ from typing import Any
 import pyarrow as pa
 
 from storage.clock import Clock
-from storage.errors import ConflictError, IndeterminateError, InvalidError, NotFoundError, UnavailableError
+from storage.errors import (
+    ConflictError,
+    FirnlineError,
+    IndeterminateError,
+    InvalidError,
+    NotFoundError,
+    UnavailableError,
+)
 from storage.stores import Stores
 from storage.tables.delta.actions import Metadata, Protocol
 from storage.tables.delta.conflicts import check_still_true
@@ -40,6 +48,7 @@ from storage.tables.delta.write_actions import (
     remove_actions,
     transaction_action,
 )
+from storage.tables.delta.write_checkpoint import is_due, write_checkpoint
 from storage.tables.snapshot import Snapshot
 from storage.tables.write import Change, Committed, DataFile, TableSpec
 
@@ -96,6 +105,7 @@ class DeltaWriter:
             draft = await asyncio.to_thread(self._draft_on, start, state, change, commit_id)
             done_ms = await self._put(draft)
             if done_ms is not None:
+                await self._checkpoint(draft)
                 return Committed(draft.version, done_ms, attempt)
             await self._pause(attempt)
         raise ConflictError(
@@ -189,6 +199,12 @@ class DeltaWriter:
         if doubtful:
             raise IndeterminateError("a commit may have happened; load the table and look for it", **facts)
         raise UnavailableError("the commit could not be stored; nothing happened", **facts) from cause
+
+    async def _checkpoint(self, draft: _Draft) -> None:
+        """Write the version's checkpoint if one is due; its failure is no one's loss, for the commit is made."""
+        if is_due(draft.version, draft.metadata):
+            with contextlib.suppress(FirnlineError, pa.ArrowException, ValueError, TypeError, KeyError):
+                await write_checkpoint(self._stores, self._location, draft.version, self._clock)
 
     async def _pause(self, attempt: int) -> None:
         """Wait longer each time, and never as long as another writer."""

@@ -60,18 +60,27 @@ class FileBatch:
 
     def without(self, keys: Collection[FileKey]) -> FileBatch:
         """Return the batch without the files of ``keys``: itself where it has none of them."""
+        keep = ~self._among(keys)
+        return self if keep.all() else FileBatch(self.columns.filter(pa.array(keep)), self.stats.filter(keep))
+
+    def only(self, keys: Collection[FileKey]) -> FileBatch:
+        """Return the batch of those files that are among ``keys``."""
+        keep = self._among(keys)
+        return FileBatch(self.columns.filter(pa.array(keep)), self.stats.filter(keep))
+
+    def _among(self, keys: Collection[FileKey]) -> np.ndarray:
+        found = np.zeros(len(self), dtype=bool)
         if not keys or not len(self):
-            return self
+            return found
         locations = pa.array({key.location for key in keys}, pa.string())
         touched = pc.is_in(self.columns.column("location"), value_set=locations)
         rows = np.flatnonzero(touched.to_numpy(zero_copy_only=False))
         vectors = self.vectors() if len(rows) else {}
-        keep = np.ones(len(self), dtype=bool)
         for row in rows.tolist():
             vector = vectors.get(row)
             key = FileKey(self.columns.column("location")[row].as_py(), vector.unique_id if vector else "")
-            keep[row] = key not in keys
-        return self if keep.all() else FileBatch(self.columns.filter(pa.array(keep)), self.stats.filter(keep))
+            found[row] = key in keys
+        return found
 
 
 def batch_of_adds(adds: Sequence[Add]) -> FileBatch:
