@@ -24,6 +24,7 @@ from functions.errors import ReadError, translate
 from functions.literals import identifier, type_name, typed_literal
 from functions.merge_scan import MergeScan
 from functions.session import SCANS, Session
+from functions.tail import TableTail
 from storage.errors import CorruptError, FirnlineError, UnsupportedError
 from storage.stores import Stores
 from storage.tables.footers import FooterCache
@@ -53,6 +54,7 @@ class TableScan:
     n_files, n_scanned, n_slow : files of the snapshot, files that pruning left, files that are merged on read
     n_native_scans : distinct native scans in the view
     slow_reasons : why files are merged on read → how many
+    tail : rows of the log that ``table`` has too; None for a table that no log feeds, or as of an earlier version
     """
 
     snapshot: Snapshot
@@ -62,6 +64,7 @@ class TableScan:
     n_native_scans: int
     n_slow: int
     slow_reasons: dict[str, int] = field(default_factory=dict)
+    tail: TableTail | None = None
 
     @property
     def n_scanned(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -96,6 +96,8 @@ class Session:
         self.context = SessionContext(_config(options), _runtime(options))
         self._buckets = BucketClients(self.context, options.s3, clock)
         self._partitions = self._partitions_now = options.target_partitions or os.cpu_count() or 1
+        self._memory = SessionContext()
+        """Only makes tables of batches: the other one's catalog is ours, and takes none."""
         self._lock = threading.RLock()
         self._planner = ThreadPoolExecutor(1, "planning")
         self._provider = _Catalog()
@@ -145,6 +147,15 @@ class Session:
                 f"CREATE EXTERNAL TABLE {CATALOG}.{SCANS}.made STORED AS PARQUET LOCATION ({listed}){options}"
             )
             return self._provider.scans.take()
+
+    def memory_table(self, batches: Sequence[pa.RecordBatch]) -> Table:
+        """Return a table of the batches, at least one, which are not copied."""
+        shares = min(self._partitions, len(batches))
+        with self._lock:
+            self._memory.register_record_batches("made", [list(batches[start::shares]) for start in range(shares)])
+            table: Table = self._memory.catalog().schema().table("made")
+            self._memory.deregister_table("made")
+            return table
 
     def view(self, sql: str, tables: dict[str, Table]) -> Table:
         """Return a view of ``sql``, in which ``tables`` are named ``scans.NAME``."""

@@ -7,7 +7,9 @@ from typing import Any
 from catalog.tables import TableEntry
 from service.encode import type_name
 from service.engine import Engine
-from storage.tables.snapshot import Snapshot
+from service.loading import Loaded
+from storage.tables.snapshot import FIELD_ID, Snapshot
+from storage.tables.watermark import watermark_of
 
 __all__ = ["EngineCatalog"]
 
@@ -24,8 +26,9 @@ class EngineCatalog:
 
     async def describe_table(self, namespace: str, name: str) -> dict[str, Any]:
         """Return a table as of its newest snapshot. Raises `NotFoundError`."""
-        entry, snapshot = await self._engine.describe_table(namespace, name)
-        return _entry(entry) | _snapshot(snapshot)
+        found = await self._engine.describe_table(namespace, name)
+        assert found.entry is not None
+        return _entry(found.entry) | _snapshot(found.snapshot) | _managed(found)
 
 
 def _entry(entry: TableEntry) -> dict[str, Any]:
@@ -35,6 +38,33 @@ def _entry(entry: TableEntry) -> dict[str, Any]:
         "format": entry.format,
         "location": entry.location,
         "created_ms": entry.created_ms,
+    }
+
+
+def _managed(found: Loaded) -> dict[str, Any]:
+    """Return what only a table has that we write: its shape, and what the log holds of it."""
+    entry, tail = found.entry, found.tail
+    if entry is None or entry.managed is None or tail is None:
+        return {}
+    spec = entry.managed.spec
+    names = {int((field.metadata or {}).get(FIELD_ID, 0)): field.name for field in spec.schema}
+    return {
+        "table_id": entry.id,
+        "primary_key": list(spec.primary_key),
+        "partition_by": [
+            {"column": names.get(each.column_id), "transform": each.transform, "name": each.name}
+            for each in spec.partition_by
+        ],
+        "order_by": [{"column": names.get(each.column_id), "descending": each.descending} for each in spec.order_by],
+        "log": {
+            "shard": entry.managed.shard,
+            "watermark": watermark_of(found.snapshot, str(entry.managed.shard)),
+            "start": tail.start,
+            "limit": tail.limit,
+            "unfolded_rows": tail.n_rows,
+            "unfolded_keys": tail.n_keys if tail.keys is not None else None,
+            "unfolded_bytes": tail.n_bytes,
+        },
     }
 
 

@@ -33,7 +33,7 @@ async def open_engine(settings: EngineSettings, clock: Clock | None = None) -> A
     session = Session(options, clock)
     kv = await open_catalog(settings, clock, stores)
     logs = open_logs(settings.lake, settings.log, kv, stores, clock)
-    engine = Engine(session, stores, kv, clock, logs=logs)
+    engine = Engine(session, stores, kv, clock, logs=logs, lake=settings.lake)
     try:
         yield engine
     finally:

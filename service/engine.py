@@ -8,35 +8,49 @@ open one of them. ``docs/read-path.md`` names every step.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from catalog.kv import KV
-from catalog.tables import TableEntry, Tables
+from catalog.tables import Tables
 from functions.adaptive import LateMaterialization
 from functions.errors import is_panic, translate
 from functions.execute import metrics_of, stream
-from functions.scan import ScanCache
 from functions.session import Session
+from functions.tail import Tails
 from service.blame import name_the_file
 from service.commands import run_command
+from service.loading import Known, Loaded, Loading, TableName
 from service.parse import Parsed, parse
-from service.planner import Planned, Planner, retyped
+from service.planner import Planned, Planner, Reading, retyped
 from service.snapshots import SnapshotCache
 from service.statement import Receipt, Result, Statement
 from storage.clock import Clock
-from storage.errors import FirnlineError, NotFoundError
+from storage.errors import FirnlineError, ForbiddenError, NotFoundError
 from storage.log.access import Logs
 from storage.stores import Stores
 from storage.tables.footers import FooterCache
-from storage.tables.snapshot import At, Snapshot
+from storage.tables.snapshot import Snapshot
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Query"]
 
-T = TypeVar("T")
+
+@dataclass
+class Query:
+    """A query that runs for a statement that writes. Closing ``batches`` early cancels it.
+
+    since : (namespace, table) → (epoch, limit) of the log's range that was read; tables that no log feeds are missing
+    snapshots : (namespace, table) → what was read
+    """
+
+    schema: pa.Schema
+    batches: AsyncIterator[pa.RecordBatch]
+    since: Mapping[TableName, tuple[int, int]]
+    snapshots: Mapping[TableName, Snapshot]
 
 
 class Engine:
@@ -45,14 +59,15 @@ class Engine:
     Of a statement's limits it holds the bytes scanned only; executors hold the others (`service.executor`).
     """
 
-    def __init__(self, session: Session, stores: Stores, kv: KV, clock: Clock, *, logs: Logs) -> None:
+    def __init__(self, session: Session, stores: Stores, kv: KV, clock: Clock, *, logs: Logs, lake: str) -> None:
         self.tables = Tables(kv, clock)
-        self.logs = logs
+        self.logs, self.tails, self.lake = logs, Tails(logs), lake
         self.kv, self.clock, self.stores = kv, clock, stores
         self._session = session
-        self._footers = FooterCache()
-        self._snapshots = SnapshotCache(self._footers)
-        self._scans = ScanCache()
+        footers = FooterCache()
+        self._snapshots = SnapshotCache(footers)
+        self._reading = Reading(session, self._snapshots, footers)
+        self._known = Known()
         self._late = LateMaterialization()
 
     async def run(self, statement: Statement) -> Result:
@@ -63,16 +78,59 @@ class Engine:
         stores = self.stores.scoped()
         if parsed.kind == "command":
             text = await run_command(parsed, statement.role, self.tables, stores, self._snapshots, self.clock)
-            table = pa.table({"status": [text]})
-            return Result(table.schema, self._finish(_batches(table), receipt, stores, started), receipt)
-        planner = Planner(
-            self._session, stores, self.tables, self._snapshots, self._footers, self._scans,
-            statement, parsed, receipt, self._late.choose(parsed.text),
-        )  # fmt: skip
-        planned = await planner.plan()
+            return self._result(pa.table({"status": [text]}), receipt, stores, started)
+        if parsed.kind == "write":
+            return self._result(await self._write(parsed, statement, receipt), receipt, stores, started)
+        planned = await self._plan(statement, parsed, receipt, stores)
         receipt.planning_ms = (time.perf_counter() - started[0]) * 1000
         rows = self._execute(planned, parsed, receipt)
         return Result(planned.schema, self._finish(rows, receipt, stores, started), receipt)
+
+    async def query(
+        self,
+        sql: str,
+        params: Sequence[Any] | Mapping[str, Any] | None,
+        statement: Statement,
+        receipt: Receipt,
+        tables: Mapping[str, pa.Table] | None = None,
+    ) -> Query:
+        """Plan and start a query on behalf of ``statement``, which writes. Names of ``tables`` mean those rows.
+
+        Its files, its tail and its requests are added to ``receipt``, its rows are not.
+        """
+        parsed = parse(sql, params)
+        stores = self.stores.scoped()
+        planned = await self._plan(statement, parsed, receipt, stores, tables)
+        receipt.requests += stores.count.requests
+        receipt.metadata_bytes += stores.count.bytes
+        read = {_named(name, found): found for name, found in planned.tables.items()}
+        return Query(
+            planned.schema,
+            self._execute(planned, parsed, receipt),
+            {name: found.tail.since for name, found in read.items() if found.tail is not None},
+            {name: found.snapshot for name, found in read.items()},
+        )
+
+    async def _plan(
+        self, statement: Statement, parsed: Parsed, receipt: Receipt, stores: Stores,
+        given: Mapping[str, pa.Table] | None = None,
+    ) -> Planned:  # fmt: skip
+        late = self._late.choose(parsed.text)
+        return await Planner(self._reading, self._loading(stores, receipt), statement, parsed, late, given).plan()
+
+    def _loading(self, stores: Stores, receipt: Receipt) -> Loading:
+        return Loading(self.tables, self._snapshots, self.tails, self._known, stores, receipt)
+
+    async def _write(self, parsed: Parsed, statement: Statement, receipt: Receipt) -> pa.Table:
+        if statement.role == "reader":
+            raise ForbiddenError("a reader may not write; use a writer's or an admin's token", role=statement.role)
+        # Imported here: a process that only reads never pays for what writes.
+        from service.write import run_write
+
+        return await run_write(self, parsed, statement, receipt)
+
+    def _result(self, table: pa.Table, receipt: Receipt, stores: Stores, started: tuple[float, float]) -> Result:
+        return Result(table.schema, self._finish(_batches(table), receipt, stores, started), receipt)
 
     async def close(self) -> None:
         """Release the logs, the stores and the catalog."""
@@ -83,14 +141,14 @@ class Engine:
             await self.kv.close()
             await self.stores.close()
 
-    async def describe_table(self, namespace: str, name: str) -> tuple[TableEntry, Snapshot]:
-        """Return a table's catalog entry and its newest snapshot. Raises `NotFoundError`."""
-        for entry in await self.tables.all():
-            if (entry.namespace, entry.name) == (namespace, name):
-                return entry, await self._snapshots.resolve(
-                    self.stores.scoped(), entry.format, entry.location, At(), entry.options
-                )
-        raise NotFoundError("no such table", table=f"{namespace}.{name}")
+    async def describe_table(self, namespace: str, name: str) -> Loaded:
+        """Return a table as of now. Raises `NotFoundError`."""
+        loading = self._loading(self.stores.scoped(), Receipt())
+        await loading.names()
+        entry = loading.entries.get((namespace, name))
+        if entry is None:
+            raise NotFoundError("no such table", table=f"{namespace}.{name}")
+        return await loading.load(entry)
 
     async def _execute(
         self, planned: Planned, parsed: Parsed, receipt: Receipt
@@ -116,7 +174,7 @@ class Engine:
                 raise
             translated = translate(error, parsed.sql)
             raise await name_the_file(self._session, translated, planned.scans.values()) from error
-        receipt.bytes_scanned = metrics_of(planned.plan).bytes_scanned
+        receipt.bytes_scanned += metrics_of(planned.plan).bytes_scanned
         self._late.learn(parsed.text, planned.late, waited_s * 1000)
 
     async def _finish(
@@ -130,9 +188,15 @@ class Engine:
             async for batch in batches:
                 receipt.rows += batch.num_rows
                 yield batch
-        receipt.requests, receipt.metadata_bytes = stores.count.requests, stores.count.bytes
+        receipt.requests += stores.count.requests
+        receipt.metadata_bytes += stores.count.bytes
         receipt.wall_ms = (time.perf_counter() - started[0]) * 1000
         receipt.cpu_ms = (time.process_time() - started[1]) * 1000
+
+
+def _named(name: TableName, found: Loaded) -> TableName:
+    """Return the name in the catalog of what a plan names, or the plan's own if it is not there."""
+    return (found.entry.namespace, found.entry.name) if found.entry is not None else name
 
 
 async def _batches(table: pa.Table) -> AsyncGenerator[pa.RecordBatch, None]:

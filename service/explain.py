@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from functions.scan import TableScan
+from functions.tail import TableTail
 
 __all__ = ["describe_scans", "with_tables"]
 
@@ -26,7 +27,16 @@ def _describe(scan: TableScan) -> str:
     if scan.n_slow:
         reasons = ", ".join(f"{count} for {reason}" for reason, count in scan.slow_reasons.items())
         parts.append(f"merge_on_read={scan.n_slow} files ({reasons})")
+    if scan.tail is not None:
+        parts.append(_describe_tail(scan.tail))
     return " ".join([*parts, f"location={snapshot.location}"])
+
+
+def _describe_tail(tail: TableTail) -> str:
+    if tail.is_empty:
+        return f"log=nothing new before {tail.limit}"
+    keys = f" keys={tail.n_keys}" if tail.keys is not None else ""
+    return f"log=[{tail.start}, {tail.limit}) rows={tail.n_rows}{keys}"
 
 
 def with_tables(schema: pa.Schema, scans: Mapping[str, TableScan]) -> pa.RecordBatch:

@@ -13,29 +13,28 @@ import pyarrow as pa
 from datafusion import ExecutionPlan, LogicalPlan
 from datafusion.catalog import Table
 
-from catalog.tables import DEFAULT_NAMESPACE, TableEntry, Tables
+from catalog.tables import DEFAULT_NAMESPACE, TableEntry
 from functions.errors import is_panic, translate
 from functions.predicate import scans as scans_of
 from functions.prune import may_match
+from functions.records import key_names
 from functions.scan import ScanCache, TableScan, make_scan
 from functions.session import CATALOG, READ_ONLY, Names, Session, stub
+from functions.tail_scan import TailScanCache, with_tail
 from service.exact import bind, exact_literals, with_noise
 from service.explain import with_tables
+from service.loading import Loaded, Loading, TableName
 from service.parse import Parsed
 from service.snapshots import SnapshotCache
-from service.statement import Receipt, Statement
+from service.statement import Statement
 from storage.errors import FirnlineError, LimitError
-from storage.stores import Stores
 from storage.tables.footers import FooterCache
-from storage.tables.snapshot import At, Snapshot
+from storage.tables.snapshot import Snapshot
 
-__all__ = ["Planned", "Planner", "retyped"]
+__all__ = ["Planned", "Planner", "Reading", "retyped"]
 
 _NAMES_TABLES = frozenset(("from", "table", "show", "describe", "desc"))
 """A statement without any of these words names no table, and needs no catalog."""
-
-TableName = tuple[str, str]
-"""Namespace and table as a plan resolves them; the generated names of table functions are in ``default``."""
 
 
 @dataclass
@@ -48,22 +47,35 @@ class Planned:
     scans: Mapping[str, TableScan] = field(default_factory=dict)
     late: bool = False
     """Whether its scans filter while they decode."""
+    tables: Mapping[TableName, Loaded] = field(default_factory=dict)
+    """By the names of the plan."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the statements of a process share."""
+
+    session: Session
+    snapshots: SnapshotCache
+    footers: FooterCache = field(default_factory=FooterCache)
+    scans: ScanCache = field(default_factory=ScanCache)
+    tail_scans: TailScanCache = field(default_factory=TailScanCache)
 
 
 class Planner:
-    """The planning of one statement; used once."""
+    """The planning of one statement; used once. Names of ``given`` mean those rows."""
 
     def __init__(
-        self, session: Session, stores: Stores, tables: Tables, snapshots: SnapshotCache, footers: FooterCache,
-        cache: ScanCache, statement: Statement, parsed: Parsed, receipt: Receipt, late: bool,
+        self, reading: Reading, loading: Loading, statement: Statement, parsed: Parsed, late: bool,
+        given: Mapping[str, pa.Table] | None = None,
     ) -> None:  # fmt: skip
-        self._session, self._stores, self._tables = session, stores, tables
-        self._cache_of_snapshots, self._footers, self._cache = snapshots, footers, cache
-        self._statement, self._parsed, self._receipt = statement, parsed, receipt
+        self._reading, self._session, self._loading = reading, reading.session, loading
+        self._stores, self._receipt = loading.stores, loading.receipt
+        self._statement, self._parsed = statement, parsed
         self._text, self._params = parsed.text, parsed.params
-        self._entries: dict[TableName, TableEntry] = {}
-        self._namespaces: list[str] = []
-        self._snapshots: dict[TableName, Snapshot | FirnlineError] = {}
+        self._tables: dict[TableName, Loaded | FirnlineError] = {}
+        self._rows = {(DEFAULT_NAMESPACE, name): rows for name, rows in (given or {}).items()}
+        self._given: dict[TableName, Table] = {}
         self._late = late
         self._failure: FirnlineError | None = None
         self._asked: set[TableName] = set()
@@ -72,19 +84,22 @@ class Planner:
     async def plan(self) -> Planned:
         """Return the plan. Raises a `FirnlineError` that names what is wrong and where."""
         if not self._parsed.words.isdisjoint(_NAMES_TABLES):
-            await self._load_names()
+            await self._loading.names()
         own = self._own_listing()
         if own is not None:
             return Planned(own.schema, rows=own.to_batches())
-        await self._load_snapshots()
-        if self._parsed.tokens[0].is_word("SHOW", "DESCRIBE", "DESC"):
+        for name, rows in self._rows.items():
+            batches = rows.to_batches() or [pa.RecordBatch.from_pylist([], schema=rows.schema)]
+            self._given[name] = await self._session.in_planner(self._session.memory_table, batches)
+        await self._load_tables()
+        if self._only_describes:
             return await self._session.in_planner(self._collect_catalog, {})
         await self._keep_exact()
         lists_catalog = "information_schema" in self._parsed.words
         if lists_catalog or self._may_prune():
             wanted = await self._session.in_planner(self._wanted_files)
         else:
-            wanted = {name: np.ones(len(self._snapshot(name).files), dtype=bool) for name in self._snapshots}
+            wanted = {name: np.ones(len(self._snapshot(name).files), dtype=bool) for name in self._tables}
         scans = await self._make_scans(wanted)
         finish = self._collect_catalog if lists_catalog else self._physical
         planned = await self._session.in_planner(finish, scans)
@@ -93,37 +108,38 @@ class Planner:
 
     # Names and snapshots
 
-    async def _load_names(self) -> None:
-        entries, self._namespaces = await asyncio.gather(self._tables.all(), self._tables.namespaces())
-        self._entries = {(entry.namespace, entry.name): entry for entry in entries}
+    @property
+    def _only_describes(self) -> bool:
+        return self._parsed.tokens[0].is_word("SHOW", "DESCRIBE", "DESC")
 
-    async def _load_snapshots(self) -> None:
+    @property
+    def _entries(self) -> Mapping[TableName, TableEntry]:
+        return self._loading.entries
+
+    async def _load_tables(self) -> None:
         """Load, all at once, the tables that the statement's words may mean; a failure counts only if one is used."""
-        named = [name for name in self._entries if name[1] in self._parsed.words]
+        named = [name for name in self._entries if name[1] in self._parsed.words and name not in self._given]
         refs = [(DEFAULT_NAMESPACE, generated) for generated in self._parsed.refs]
         loaded = await asyncio.gather(*map(self._load, [*named, *refs]))
-        self._snapshots.update(zip([*named, *refs], loaded, strict=True))
+        self._tables.update(zip([*named, *refs], loaded, strict=True))
 
-    async def _load(self, name: TableName) -> Snapshot | FirnlineError:
+    async def _load(self, name: TableName) -> Loaded | FirnlineError:
         try:
             ref = self._parsed.refs.get(name[1]) if name[0] == DEFAULT_NAMESPACE else None
             if ref is None:
-                entry = self._entries[name]
-                return await self._resolve(entry.format, entry.location, At(), entry.options)
+                return await self._loading.load(self._entries[name], tail=not self._only_describes)
             if ref.location is not None and ref.format is not None:
-                return await self._resolve(ref.format, ref.location, ref.at, {})
+                found = await self._reading.snapshots.resolve(self._stores, ref.format, ref.location, ref.at, {})
+                return Loaded(found)
             original = (ref.namespace or DEFAULT_NAMESPACE, ref.name or "")
-            entry_or_none = self._entries.get(original)
-            if entry_or_none is None:
+            entry = self._entries.get(original)
+            if entry is None:
                 return translate(
                     ValueError(f"table '{'.'.join(original)}' not found"), self._parsed.sql, self._listed()
                 )
-            return await self._resolve(entry_or_none.format, entry_or_none.location, ref.at, entry_or_none.options)
+            return await self._loading.load(entry, ref.at)
         except FirnlineError as error:
             return error
-
-    async def _resolve(self, format_: str, location: str, at: At, options: Mapping[str, str]) -> Snapshot:
-        return await self._cache_of_snapshots.resolve(self._stores, format_, location, at, options)
 
     def _listed(self) -> list[str]:
         return [f"{namespace}.{table}" for namespace, table in self._entries]
@@ -133,7 +149,7 @@ class Planner:
     async def _keep_exact(self) -> None:
         """Bind the literals that would be compared with decimals as doubles."""
         literals = exact_literals(self._parsed.tokens, self._params.keys())
-        if literals and any(map(_has_decimals, self._snapshots.values())):
+        if literals and any(map(_has_decimals, self._tables.values())):
             plan = await self._session.in_planner(self._stub_plan)
             self._text, bound = bind(self._text, with_noise(literals, plan.display_indent()))
             self._params = self._params | bound
@@ -156,14 +172,17 @@ class Planner:
     def _may_prune(self) -> bool:
         """Tell whether planning over stubs can save anything: a table of several files, or one that failed to load
         and may not even be meant."""
-        found = self._snapshots.values()
-        return any(isinstance(each, FirnlineError) or len(each.files) > 1 for each in found)
+        found = self._tables.values()
+        return any(isinstance(each, FirnlineError) or len(each.snapshot.files) > 1 for each in found)
 
-    def _snapshot(self, name: TableName) -> Snapshot:
-        found = self._snapshots[name]
+    def _loaded(self, name: TableName) -> Loaded:
+        found = self._tables[name]
         if isinstance(found, FirnlineError):
             raise found
         return found
+
+    def _snapshot(self, name: TableName) -> Snapshot:
+        return self._loaded(name).snapshot
 
     def _mask(self, name: TableName, plan: LogicalPlan) -> np.ndarray:
         snapshot = self._snapshot(name)
@@ -179,17 +198,19 @@ class Planner:
         return np.asarray(np.logical_or.reduce(masks))
 
     def _stub(self, name: TableName) -> Table | None:
-        found = self._snapshots.get(name)
+        if name in self._given:
+            return self._given[name]
+        found = self._tables.get(name)
         if found is None:
             if name not in self._entries:
                 return None
             found = asyncio.run_coroutine_threadsafe(self._load(name), self._loop).result()
-            self._snapshots[name] = found
+            self._tables[name] = found
         if isinstance(found, FirnlineError):
             self._failure = self._failure or found
             return None
         self._asked.add(name)
-        return stub(_plain(found.schema))
+        return stub(_plain(found.snapshot.schema))
 
     def _names(self, table: Any) -> Names:
         def lookup(namespace: str, name: str) -> Table | None:
@@ -199,10 +220,13 @@ class Planner:
         def listed(namespace: str) -> list[str]:
             return [*(n for s, n in self._entries if s == namespace), *self._generated(namespace)]
 
-        return Names(lookup, lambda: self._namespaces, listed)
+        return Names(lookup, self._namespaces, listed)
 
     def _generated(self, namespace: str) -> list[str]:
-        return list(self._parsed.refs) if namespace == DEFAULT_NAMESPACE else []
+        return [*self._parsed.refs, *(name for _, name in self._given)] if namespace == DEFAULT_NAMESPACE else []
+
+    def _namespaces(self) -> list[str]:
+        return list(self._loading.namespaces) or [DEFAULT_NAMESPACE]
 
     def _translated(self, error: BaseException) -> BaseException:
         if self._failure is not None:
@@ -216,27 +240,28 @@ class Planner:
     async def _make_scans(self, wanted: Mapping[TableName, np.ndarray]) -> dict[TableName, TableScan]:
         limit = self._statement.limits.scan_bytes_max
         total = sum(int(self._snapshot(name).files.sizes[mask].sum()) for name, mask in wanted.items())
+        total += sum(tail.n_bytes for name in wanted if (tail := self._loaded(name).tail) is not None)
         if limit and total > limit:
             raise LimitError(
                 "the statement would scan more than its limit; filter by a partition or a sorted column",
                 scan_bytes=total, max_bytes=limit,
             )  # fmt: skip
-        works = [
-            make_scan(
-                self._session,
-                self._stores,
-                self._snapshot(name),
-                mask,
-                self._footers,
-                self._cache,
-                late=self._late and not self._remote(wanted),
-            )
-            for name, mask in wanted.items()
-        ]
+        late = self._late and not self._remote(wanted)
         try:
+            works = [self._make_scan(self._loaded(name), mask, late) for name, mask in wanted.items()]
             return dict(zip(wanted, await asyncio.gather(*works), strict=True))
         except BaseException as error:
             raise self._translated(error) from error
+
+    async def _make_scan(self, loaded: Loaded, mask: np.ndarray, late: bool) -> TableScan:
+        reading = self._reading
+        scan = await make_scan(
+            self._session, self._stores, loaded.snapshot, mask, reading.footers, reading.scans, late=late
+        )
+        if loaded.tail is None or loaded.entry is None:
+            return scan
+        key = key_names(loaded.entry, loaded.snapshot.schema)
+        return await with_tail(self._session, scan, loaded.tail, key, reading.tail_scans)
 
     def _remote(self, names: Iterable[TableName]) -> bool:
         """Tell whether any table lies in an object store, where a request costs more than decoding."""
@@ -250,6 +275,9 @@ class Planner:
             receipt.files_scanned += scan.n_scanned
             receipt.files_pruned += scan.n_files - scan.n_scanned
             receipt.slow_files += scan.n_slow
+            if scan.tail is not None:
+                receipt.log[shown] = scan.tail.limit
+                receipt.tail_rows += scan.tail.n_rows
 
     def _shown(self, name: TableName) -> str:
         ref = self._parsed.refs.get(name[1]) if name[0] == DEFAULT_NAMESPACE else None
@@ -261,6 +289,8 @@ class Planner:
         used: dict[TableName, TableScan] = {}
 
         def table(name: TableName) -> Table | None:
+            if name in self._given:
+                return self._given[name]
             if name in scans:
                 used[name] = scans[name]
             return scans[name].table if name in scans else None
@@ -272,7 +302,8 @@ class Planner:
                 schema = _answered(frame.schema())
                 shown = {self._shown(name): scan for name, scan in used.items()}
                 first = [with_tables(schema, shown)] if self._parsed.explained else []
-                return Planned(schema, frame.execution_plan(), first, shown, self._late and not remote)
+                loaded = {name: self._loaded(name) for name in used}
+                return Planned(schema, frame.execution_plan(), first, shown, self._late and not remote, loaded)
             except BaseException as error:
                 raise self._translated(error) from error
 
@@ -286,7 +317,7 @@ class Planner:
             rows = [[e.namespace, e.name, e.format, e.location] for e in self._entries.values()]
             names = ["namespace", "name", "format", "location"]
         elif tokens[1].is_word("SCHEMAS", "NAMESPACES", "DATABASES") and len(tokens) == 2:
-            rows, names = [[each] for each in self._namespaces], ["namespace"]
+            rows, names = [[each] for each in self._namespaces()], ["namespace"]
         else:
             return None
         columns = list(zip(*rows, strict=True)) if rows else [() for _ in names]
@@ -315,11 +346,11 @@ def _count_scans(plan: str, name: TableName) -> int:
     return len(re.findall(rf"^ *TableScan: (?:(?:{CATALOG}\.)?{namespace}\.)?{table}(?=\s|$)", plan, re.MULTILINE))
 
 
-def _has_decimals(snapshot: Snapshot | FirnlineError) -> bool:
+def _has_decimals(table: Loaded | FirnlineError) -> bool:
     """Tell whether a column may hold decimals: nested ones may, and those of a table that is loaded later."""
-    if isinstance(snapshot, FirnlineError):
+    if isinstance(table, FirnlineError):
         return False
-    return any(pa.types.is_decimal(field.type) or pa.types.is_nested(field.type) for field in snapshot.schema)
+    return any(pa.types.is_decimal(field.type) or pa.types.is_nested(field.type) for field in table.snapshot.schema)
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:

@@ -30,6 +30,7 @@ class Statement:
     """One SQL statement to run.
 
     params : a sequence for ``$1, $2, …``, a mapping for ``:name`` (or ``$name``), or None
+    idempotency_key : of a statement that writes: it takes effect once, however often it is sent with this key
     """
 
     sql: str
@@ -37,6 +38,7 @@ class Statement:
     params: Sequence[Any] | Mapping[str, Any] | None = None
     role: Role = "admin"
     limits: Limits = field(default_factory=Limits)
+    idempotency_key: str | None = None
 
 
 @dataclass(slots=True)
@@ -58,10 +60,20 @@ class Receipt:
     metadata_bytes: int = 0
     snapshots: dict[str, int] = field(default_factory=dict)
     """Table → version it was read at."""
+    log: dict[str, int] = field(default_factory=dict)
+    """Table → the sequence before which all records of its log were seen, in the table or behind it."""
+    tail_rows: int = 0
+    """Rows that were read from the log, since no table holds them yet."""
+    catalog_stale: bool = False
+    """The catalog did not answer: the tables are those that this process knew."""
     slow_files: int = 0
     """Files read by the slower merge-on-read reader."""
     tasks: int = 1
     retries: int = 0
+    ack: str | None = None
+    """Where the rows that it wrote are: ``object`` (in the object store) or ``fsync`` (on the log host's disk)."""
+    log_position: int | None = None
+    """The sequence of its first record in the log; None if it wrote none."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the receipt as JSON-ready values."""

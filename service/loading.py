@@ -1,0 +1,116 @@
+"""The tables of one statement: what the catalog says of them, their snapshots, and what the log has beyond these.
+
+The order makes it true. The log's folded marks are asked first, then a snapshot is loaded, then the log is read: a
+record is then in the snapshot or is read from the log, whatever is folded meanwhile. A table that moved on in between
+is loaded anew. When the catalog is away, the tables that this process knew last are read as they were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from catalog.tables import TableEntry, Tables
+from functions.tail import TableTail, Tails
+from service.snapshots import SnapshotCache
+from service.statement import Receipt
+from storage.errors import ConflictError, NotFoundError, UnavailableError
+from storage.stores import Stores
+from storage.tables.snapshot import At, Snapshot
+from storage.tables.watermark import watermark_of
+
+__all__ = ["Known", "Loaded", "Loading", "TableName"]
+
+TableName = tuple[str, str]
+"""Namespace and table."""
+_ATTEMPTS = 6
+
+
+@dataclass
+class Known:
+    """What this process last heard from the catalog, for when it does not answer."""
+
+    entries: Mapping[TableName, TableEntry] | None = None
+    namespaces: tuple[str, ...] = ()
+    folded: Mapping[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A table as a statement reads it: ``tail`` is None where no log feeds it, or at an earlier version."""
+
+    snapshot: Snapshot
+    tail: TableTail | None = None
+    entry: TableEntry | None = None
+
+
+@dataclass
+class Loading:
+    """Loads the tables of one statement."""
+
+    tables: Tables
+    snapshots: SnapshotCache
+    tails: Tails
+    known: Known
+    stores: Stores
+    receipt: Receipt
+    entries: Mapping[TableName, TableEntry] = field(default_factory=dict)
+    namespaces: tuple[str, ...] = ()
+    _folded: asyncio.Task[Mapping[int, int]] | None = None
+
+    async def names(self) -> None:
+        """Load what the catalog lists. Raises `UnavailableError` if it is away and was never heard."""
+        try:
+            entries, namespaces = await asyncio.gather(self.tables.all(), self.tables.namespaces())
+        except UnavailableError:
+            if self.known.entries is None:
+                raise
+            self.receipt.catalog_stale = True
+        else:
+            self.known.entries = {(entry.namespace, entry.name): entry for entry in entries}
+            self.known.namespaces = tuple(namespaces)
+        self.entries, self.namespaces = self.known.entries, self.known.namespaces
+
+    async def load(self, entry: TableEntry, at: At | None = None, *, tail: bool = True) -> Loaded:
+        """Return a table of the catalog; with its tail, unless a version is asked for.
+
+        Raises `ConflictError` if it kept moving on while it was loaded, and what the format and the log raise.
+        """
+        at = at or At()
+        if entry.managed is None or at != At() or not tail:
+            return Loaded(await self._resolve(entry, at), None, entry)
+        folded = await self._folded_before()
+        for _ in range(_ATTEMPTS):
+            try:
+                snapshot = await self._resolve(entry, at)
+                watermark = watermark_of(snapshot, str(entry.managed.shard))
+                return Loaded(snapshot, await self.tails.of(entry, snapshot, watermark, folded), entry)
+            except (NotFoundError, ConflictError):
+                if self.receipt.catalog_stale:
+                    raise
+            folded = await self.tails.folded()
+            entry = await self.tables.get(entry.namespace, entry.name)
+            if entry.managed is None:
+                return await self.load(entry)
+        raise ConflictError(
+            "the table kept moving on while it was loaded; try again", table=f"{entry.namespace}.{entry.name}"
+        )
+
+    async def _resolve(self, entry: TableEntry, at: At) -> Snapshot:
+        return await self.snapshots.resolve(self.stores, entry.format, entry.source, at, entry.options)
+
+    async def _folded_before(self) -> Mapping[int, int]:
+        """Return the marks, asked once for the statement and before any snapshot that needs them."""
+        if self._folded is None:
+            self._folded = asyncio.create_task(self._ask_folded())
+        return await asyncio.shield(self._folded)
+
+    async def _ask_folded(self) -> Mapping[int, int]:
+        try:
+            self.known.folded = await self.tails.folded()
+        except UnavailableError:
+            if self.known.folded is None:
+                raise
+            self.receipt.catalog_stale = True
+        return self.known.folded
