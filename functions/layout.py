@@ -179,11 +179,7 @@ def _encode_run(plan: _Plan, run: pa.Table) -> list[_Encoded]:
     kept = [name for name in plan.schema.names if name not in _left_out(plan)]
     files = []
     for start, limit, first in zip(bounds[:-1], bounds[1:], firsts, strict=True):
-        partition = {
-            field.name: value[first].as_py()
-            for field, value in values
-            if plan.table_format == "iceberg" or field.transform == "identity"
-        }
+        partition = {field.name: value[first].as_py() for field, value in values}
         part = _renamed(run.select(kept).slice(start, limit - start), inside)
         files += [_Encoded(partition, data, metadata) for data, metadata in _encode(plan, part)]
     return files
