@@ -20,7 +20,7 @@ from storage.tables.iceberg.puts import get_all
 from storage.tables.iceberg.write_io import MemoryIO
 from storage.tables.iceberg.write_metadata import applied, parse_metadata
 from storage.tables.iceberg.write_schema import spec_of
-from storage.tables.iceberg.write_snapshot import metrics_of, summary_of
+from storage.tables.iceberg.write_snapshot import metrics_of
 from storage.tables.write import Change
 
 __all__ = ["restore_attempt"]
@@ -49,10 +49,9 @@ async def restore_attempt(
     added, removed = await _difference(stores, io, now, then, location)
     change = Change("restore", facts={**facts, "firnline.restored": str(version)})
     draft = draft_of(shaped, location, clock, change, then, {}, [], io)
-    draft.operation = "overwrite"
+    draft.operation, draft.counted = "overwrite", metrics_of(added, removed)
     files: dict[str, bytes] = {}
-    snapshot = await asyncio.to_thread(with_snapshot, updates, files, draft)
-    snapshot.summary = summary_of(shaped, "overwrite", metrics_of(added, removed), draft.facts)
+    await asyncio.to_thread(with_snapshot, updates, files, draft)
     spec = spec_of(shaped, metadata.table_uuid.hex) if shaped is not metadata else None
     return await asyncio.to_thread(follow, metadata, location, clock, updates, files, metadata_location, spec)
 

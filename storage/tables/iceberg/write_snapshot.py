@@ -48,6 +48,7 @@ class Draft:
     manifests : of the parent, those with live files
     removed : manifest path → paths of files, as written there, that the snapshot no longer has
     merged : groups of manifest paths; each becomes one manifest
+    counted : for the summary, where the manifests are not rewritten; None counts ``added`` and ``removed``
     io : holds the bytes of the manifests in ``removed`` and ``merged``; takes those that are written
     """
 
@@ -63,6 +64,7 @@ class Draft:
     removed: Mapping[str, set[str]]
     merged: Sequence[Sequence[str]]
     io: MemoryIO
+    counted: UpdateMetrics | None = None
     written: list[str] = field(default_factory=list)
 
 
@@ -109,6 +111,7 @@ def next_snapshot(draft: Draft) -> Snapshot:
     manifests += [_rewritten(draft, group, next(numbers), gone) for group in groups.values()]
     parent = metadata.current_snapshot()
     path = join(draft.location, "metadata", f"snap-{draft.snapshot_id}-1-{draft.name}.avro")
+    counted = draft.counted or metrics_of(draft.added, gone)
     with write_manifest_list(
         format_version=2,
         output_file=draft.io.new_output(path),
@@ -126,7 +129,7 @@ def next_snapshot(draft: Draft) -> Snapshot:
             "sequence-number": metadata.next_sequence_number(),
             "timestamp-ms": draft.timestamp_ms,
             "manifest-list": path,
-            "summary": summary_of(metadata, draft.operation, metrics_of(draft.added, gone), draft.facts),
+            "summary": summary_of(metadata, draft.operation, counted, draft.facts),
             "schema-id": metadata.current_schema_id,
         }
     )
