@@ -51,13 +51,13 @@ class LayoutSettings:
 
 
 def layout_of(spec: TableSpec, settings: LayoutSettings | None = None) -> LayoutSettings:
-    """Return the settings with what the table's own properties say: ``firnline.target_file_bytes``,
-    ``firnline.row_group_rows``, ``firnline.compression_level`` and ``firnline.bloom_columns`` (comma-separated).
+    """Return the settings with what the table's own properties say: ``firn.target_file_bytes``,
+    ``firn.row_group_rows``, ``firn.compression_level`` and ``firn.bloom_columns`` (comma-separated).
 
     Raises `InvalidError` naming a property that is not a whole number above zero.
     """
     base = settings or LayoutSettings()
-    names = tuple(name.strip() for name in spec.properties.get("firnline.bloom_columns", "").split(",") if name.strip())
+    names = tuple(name.strip() for name in spec.properties.get("firn.bloom_columns", "").split(",") if name.strip())
     return LayoutSettings(
         _number(spec, "target_file_bytes", base.target_file_bytes),
         _number(spec, "row_group_rows", base.row_group_rows),
@@ -68,12 +68,12 @@ def layout_of(spec: TableSpec, settings: LayoutSettings | None = None) -> Layout
 
 
 def _number(spec: TableSpec, name: str, default: int) -> int:
-    text = spec.properties.get(f"firnline.{name}")
+    text = spec.properties.get(f"firn.{name}")
     if text is None:
         return default
     if not text.isascii() or not text.isdigit() or int(text) == 0:
         raise InvalidError(
-            "this table property is a whole number above zero", property=f"firnline.{name}", value=repr(text)
+            "this table property is a whole number above zero", property=f"firn.{name}", value=repr(text)
         )
     return int(text)
 

@@ -21,8 +21,8 @@ from storage.stores import Stores
 __all__ = ["RETENTION_HOURS", "UNSAFE", "Vacuumed", "vacuum"]
 
 RETENTION_HOURS = 168.0
-UNSAFE = "firnline.vacuum_unsafe"
-_RETAIN = "firnline.retention_hours"
+UNSAFE = "firn.vacuum_unsafe"
+_RETAIN = "firn.retention_hours"
 _ORPHAN_HOURS_MIN = 1.0
 """A commit that is being made has files that nothing names yet; it takes minutes at most."""
 _HOUR_MS = 3_600_000
@@ -56,11 +56,11 @@ async def vacuum(
 
     Parameters
     ----------
-    retain_hours : None: the table property ``firnline.retention_hours``, or a week
+    retain_hours : None: the table property ``firn.retention_hours``, or a week
 
     Raises
     ------
-    InvalidError : less than a week is asked for, and the table's property ``firnline.vacuum_unsafe`` is not ``true``
+    InvalidError : less than a week is asked for, and the table's property ``firn.vacuum_unsafe`` is not ``true``
     NotFoundError : the table was dropped
     """
     table = await load_managed(stores, tables, clock, entry)

@@ -138,11 +138,11 @@ async def test_a_null_where_none_may_be_is_refused_naming_the_column() -> None:
 
 
 async def test_table_properties_steer_the_layout() -> None:
-    spec = TableSpec("t", SCHEMA, properties={"firnline.row_group_rows": "2"})
+    spec = TableSpec("t", SCHEMA, properties={"firn.row_group_rows": "2"})
     [(file, _rows)] = await written(spec)
     assert file.metadata.num_row_groups == 3
-    with pytest.raises(InvalidError, match=r"firnline\.target_file_bytes"):
-        await written(TableSpec("t", SCHEMA, properties={"firnline.target_file_bytes": "-1"}))
+    with pytest.raises(InvalidError, match=r"firn\.target_file_bytes"):
+        await written(TableSpec("t", SCHEMA, properties={"firn.target_file_bytes": "-1"}))
 
 
 async def test_a_partition_value_too_long_for_a_name_has_no_folder() -> None:

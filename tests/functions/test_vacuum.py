@@ -14,7 +14,7 @@ from tests.support.folding import FoldLake, Format, table_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("format_", ["delta", "iceberg"])]
 HOUR = 3_600_000
-UNSAFE = {"firnline.vacuum_unsafe": "true"}
+UNSAFE = {"firn.vacuum_unsafe": "true"}
 
 
 async def merged(format_: Format, properties: dict[str, str] | None = None) -> tuple[FoldLake, object, ManualClock]:
@@ -75,7 +75,7 @@ async def test_orphans_go_once_they_are_old_and_other_things_stay(format_: Forma
 
 async def test_less_than_a_week_is_refused_unless_the_table_allows_it(format_: Format) -> None:
     lake, entry, clock = await merged(format_)
-    with pytest.raises(InvalidError, match=r"firnline\.vacuum_unsafe"):
+    with pytest.raises(InvalidError, match=r"firn\.vacuum_unsafe"):
         await vacuum(lake.stores, lake.tables, clock, entry, retain_hours=1)  # type: ignore[arg-type]
     await lake.close()
     lake, entry, clock = await merged(format_, UNSAFE)
