@@ -87,7 +87,11 @@ def evolve(table: str, state: TableState, spec: TableSpec) -> tuple[Protocol, Me
     changed = {name: value for name, value in spec.properties.items() if old.configuration.get(name) != value}
     check_properties({**changed, **{name: "" for name in spec.properties if name.startswith(OWN_PREFIX)}})
     if "delta.enableInCommitTimestamps" in changed:
-        raise UnsupportedError("in-commit timestamps of a delta table can only be chosen when it is made", table=table)
+        raise UnsupportedError(
+            "in-commit timestamps of a delta table can only be chosen when it is made",
+            table=table,
+            property="delta.enableInCommitTimestamps",
+        )
     asked = changed.get(_MODE, mode).lower()
     if mode != "none" and asked not in ("none", mode):
         raise UnsupportedError("the column mapping of a delta table cannot be changed", table=table, mode=mode)
@@ -161,7 +165,8 @@ def _match(olds: Sequence[Any], field: pa.Field, mapped: bool) -> Any:
     """The old field that ``field`` is: of its id, or of its name where the old one has no id."""
     key, number = MAPPED_ID if mapped else OWN_ID, field_id(field)
     for old in olds:
-        if number is not None and (old.get("metadata") or {}).get(key) == number:
+        # As text: delta-rs makes strings of the numbers when it writes a schema anew.
+        if number is not None and str((old.get("metadata") or {}).get(key)) == str(number):
             return old
     return next((old for old in olds if old["name"] == field.name and key not in (old.get("metadata") or {})), None)
 
@@ -217,7 +222,7 @@ class _Fields:
 
     def _field(self, old: Any, field: pa.Field, path: str) -> Any:
         where = path + field.name
-        if not field.nullable and not self.is_empty and (old is None or old.get("nullable", True)):
+        if old is None and not field.nullable and not self.is_empty:
             raise InvalidError("a column that is NOT NULL cannot come into a table that has rows", column=where)
         number, tags = field_id(field), dict((old or {}).get("metadata") or {})
         if number is not None and not self.mapped:
@@ -232,7 +237,9 @@ class _Fields:
         if self.mapped and (ids := dict(_nested_ids(tags[MAPPED_NAME], field.type))):
             tags[_NESTED_IDS] = ids
         kind = self._type(None if old is None else old["type"], field.type, where)
-        return {"name": field.name, "type": kind, "nullable": field.nullable, "metadata": tags}
+        # Another writer may have let nulls in: then the column stays so, whatever the catalog remembers.
+        loosened = old is not None and not self.is_empty and bool(old.get("nullable", True))
+        return {"name": field.name, "type": kind, "nullable": field.nullable or loosened, "metadata": tags}
 
     def _type(self, old: Any, kind: pa.DataType, path: str) -> Any:
         shape = old.get("type") if isinstance(old, dict) else None
