@@ -24,7 +24,7 @@ def error_of(problem: Any, *, status: int = 500, headers: Mapping[str, str] | No
         cls = _BY_STATUS.get(status, InternalError)
         return cls("the answer is none of a Firnline server's; is the URL right?", status=status, **facts)
     title, detail = str(problem["title"]), str(problem.get("detail") or problem["title"])
-    names = ("line", "column", "statement_id") if title in _WITH_ID else ("line", "column")
+    names = ("row", "line", "column", "statement_id") if title in _WITH_ID else ("row", "line", "column")
     facts |= {name: problem[name] for name in names if problem.get(name) is not None}
     for name, value in facts.items():
         detail = detail.replace(f" {name}={value}", "")

@@ -20,6 +20,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from catalog.kv import KV
 from service.auth import Auth, VerifyToken
 from service.executor import Executor
+from service.ingest.ingest import IngestContext
+from service.ingest.metrics import IngestMetrics
+from service.ingest.route import BODY_BYTES_MAX, RowsRoute
 from service.job_runner import JobRunner, JobSettings
 from service.jobs import JobStore
 from service.journal import Journal
@@ -44,12 +47,14 @@ class AppSettings:
     """What an app allows.
 
     body_bytes_max : of a request's body, statement and parameters included
+    rows_bytes_max : of a body with rows
     limits : of every statement; a request may lower its time and rows, never raise them
     token_cache_s : how long a token that was right is not looked up again
     background : whether anything runs between requests; without, there are no asynchronous statements
     """
 
     body_bytes_max: int = 8 << 20
+    rows_bytes_max: int = BODY_BYTES_MAX
     limits: Limits = field(default_factory=Limits)
     token_cache_s: float = 5.0
     background: bool = True
@@ -62,6 +67,7 @@ class AppComponents:
 
     blobs : where results of asynchronous statements lie, under ``<results_prefix>statements/``
     verify : looks an API token up; None lets everybody in
+    ingest : what appends rows; None where this process takes none
     """
 
     executor: Executor
@@ -71,6 +77,7 @@ class AppComponents:
     clock: Clock
     verify: VerifyToken | None = None
     results_prefix: str = ""
+    ingest: IngestContext | None = None
 
 
 def create_app(components: AppComponents, settings: AppSettings | None = None) -> FastAPI:
@@ -91,7 +98,8 @@ def create_app(components: AppComponents, settings: AppSettings | None = None) -
     async def openapi(call: Call) -> None:
         await send_json(call.send, app.openapi())
 
-    for method, path, handler in [*routes(service), ("GET", "/openapi.json", openapi)]:
+    rows = _rows(components, service, settings)
+    for method, path, handler in [*routes(service), *rows, ("GET", "/openapi.json", openapi)]:
         app.router.routes.append(Route(path, _Endpoint(handler), methods=[method]))
     app.openapi = describe  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _no_route)
@@ -118,6 +126,22 @@ def _service(components: AppComponents, settings: AppSettings) -> Service:
         body_bytes_max=settings.body_bytes_max,
         limits=settings.limits,
     )
+
+
+def _rows(components: AppComponents, service: Service, settings: AppSettings) -> list[tuple[str, str, Handler]]:
+    """Return the route that takes rows."""
+    if components.ingest is None:
+        return []
+    metrics = IngestMetrics(service.metrics.registry)
+    route = RowsRoute(
+        components.ingest, components.executor, service.auth, metrics, service.clock, settings.limits,
+        settings.rows_bytes_max,
+    )  # fmt: skip
+
+    async def rows(call: Call) -> None:
+        await route(call.scope, call.receive, call.send)
+
+    return [("POST", "/v1/tables/{name}/rows", rows)]
 
 
 class _Endpoint:

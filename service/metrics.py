@@ -35,20 +35,20 @@ class Metrics:
     """Counts statements: how they ended, how long they took, what went out."""
 
     def __init__(self, load: Callable[[], Load]) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(_LoadCollector(load))
+        self.registry = CollectorRegistry()
+        self.registry.register(_LoadCollector(load))
         self._statements = Counter(
-            "firnline_statements", "Statements, by outcome.", ["outcome"], registry=self._registry
+            "firnline_statements", "Statements, by outcome.", ["outcome"], registry=self.registry
         )
         self._seconds = Histogram(
             "firnline_statement_seconds",
             "From the request to the last byte of its answer.",
             buckets=_BUCKETS_S,
-            registry=self._registry,
+            registry=self.registry,
         )
-        self._rows = Counter("firnline_result_rows", "Rows sent to clients.", registry=self._registry)
-        self._bytes = Counter("firnline_result_bytes", "Result bytes sent to clients.", registry=self._registry)
-        self._scanned = Counter("firnline_scanned_bytes", "Bytes read from data files.", registry=self._registry)
+        self._rows = Counter("firnline_result_rows", "Rows sent to clients.", registry=self.registry)
+        self._bytes = Counter("firnline_result_bytes", "Result bytes sent to clients.", registry=self.registry)
+        self._scanned = Counter("firnline_scanned_bytes", "Bytes read from data files.", registry=self.registry)
 
     def statement(self, outcome: str, seconds: float, *, rows: int, bytes_out: int, bytes_scanned: int) -> None:
         """Count one statement; ``outcome`` is "succeeded" or the name of its error's class."""
@@ -60,4 +60,4 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """Return all values in Prometheus' text format."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
