@@ -3,10 +3,12 @@
 Rewritten, always in place and so that the line and column of everything behind stay true:
 
 * ``delta('…')``, ``iceberg('…')``, ``parquet('…')`` after FROM, JOIN or a comma become a generated name;
+* ``table_changes('t', from, to)`` likewise, see `service.changes`;
 * ``t FOR VERSION AS OF n`` and ``t FOR TIMESTAMP AS OF '…'`` likewise, and keep ``t`` as their alias;
 * ``:name`` becomes ``$name``, but not the colon of a slice, a map or a struct.
 
-Statements that change the catalog are recognised here and parsed in `service.commands`.
+Statements that change the catalog are recognised here and parsed in `service.commands`, those that write tables in
+`service.write`.
 """
 
 from __future__ import annotations
@@ -15,25 +17,29 @@ import datetime as dt
 import decimal
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from service.cursor import Cursor
 from service.distinct import check_distinct_from
 from service.lexer import Token, place, tokenize
 from service.shape import check_shape
 from storage.errors import InvalidError, SqlError, TooLargeError, UnsupportedError
 from storage.tables.snapshot import At
 
-__all__ = ["Parsed", "TableRef", "parse"]
+__all__ = ["Parsed", "TableRef", "parse", "timestamp_ms"]
 
 SQL_BYTES_MAX = 4 << 20
 FORMATS = ("delta", "iceberg", "parquet")
 _QUERY = ("SELECT", "WITH", "VALUES", "EXPLAIN", "SHOW", "DESCRIBE", "DESC", "TABLE", "FROM")
 _COMMANDS = ("CREATE", "DROP")
-_LATER = (
+_WRITES = (
     "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "ALTER", "TRUNCATE", "OPTIMIZE", "VACUUM", "RESTORE",
-    "SET", "RESET", "BEGIN", "COMMIT", "ROLLBACK", "PREPARE", "EXECUTE", "DEALLOCATE", "GRANT", "REVOKE", "USE",
-    "ANALYZE",
+)  # fmt: skip
+_TRANSACTIONS = ("BEGIN", "START", "COMMIT", "ROLLBACK", "SAVEPOINT", "END", "ABORT")
+_LATER = (
+    *_TRANSACTIONS, "SET", "RESET", "PREPARE", "EXECUTE", "DEALLOCATE", "GRANT", "REVOKE", "USE", "ANALYZE", "REPLACE",
+    "UPSERT", "CALL", "LOCK",
 )  # fmt: skip
 _BEFORE_TABLE = ("FROM", "JOIN", "LATERAL", "DESCRIBE", "DESC")
 _AFTER_TABLE = (
@@ -49,6 +55,8 @@ class TableRef:
     """A table that a statement names other than by its plain name.
 
     Either ``format`` and ``location`` (a table function), or ``namespace`` and ``name``; with the version asked for.
+
+    changes : the first and the last version, or None for all, of which `service.changes` gives the changes
     """
 
     at: At = field(default_factory=At)
@@ -56,12 +64,13 @@ class TableRef:
     location: str | None = None
     namespace: str | None = None
     name: str | None = None
+    changes: tuple[int, int | None] | None = None
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """kind : "query", or "command" for what `service.commands` runs
-    text : for DataFusion
+    """kind : "query"; "command" for what `service.commands` runs, "write" for what `service.write` does
+    text : for DataFusion; of a write the statement itself, pieces of which become queries
     tokens : of the original text
     refs : generated name → table
     params : name → value, for DataFusion
@@ -69,7 +78,7 @@ class Parsed:
     words : every identifier, for finding the tables to load ahead
     """
 
-    kind: Literal["query", "command"]
+    kind: Literal["query", "command", "write"]
     sql: str
     text: str
     tokens: list[Token]
@@ -107,15 +116,50 @@ def parse(sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> 
     check_distinct_from(sql, tokens)
     sql = sql[: tokens[-1].limit]
     first = tokens[0].text.upper()
-    if tokens[0].kind == "word" and first in _COMMANDS:
+    writes = _writes(tokens)
+    if tokens[0].kind == "word" and first in _COMMANDS and not writes:
         return Parsed("command", sql, sql, tokens, {}, {}, 0, frozenset())
-    _check_supported(sql, tokens)
-    rewriter = _Rewriter(sql, tokens, _named(params))
+    if not writes:
+        _check_supported(sql, tokens)
+    rewriter = _Rewriter(sql, tokens, _named(params), _columns_limit(tokens) if writes else 0)
     text, refs = rewriter.run()
     used = {token.text[1:] for token in tokens if token.kind == "param"} | rewriter.used_names
     bound = _bind(params, used)
     words = frozenset(token.name for token in tokens if token.kind in ("word", "quoted"))
+    if writes:
+        return Parsed("write", sql, sql, tokens, {}, bound, 0, words)
     return Parsed("query", sql, text, tokens, refs, bound, _explained(tokens), words)
+
+
+def _writes(tokens: list[Token]) -> bool:
+    """Tell whether the statement, or the one that it explains, writes a table."""
+    position = 0
+    if tokens[0].is_word("EXPLAIN"):
+        position = 1
+        while position < len(tokens) and tokens[position].is_word("ANALYZE", "VERBOSE"):
+            position += 1
+    following = tokens[position : position + 4]
+    if not following or not following[0].is_word(*_WRITES, *_COMMANDS):
+        return False
+    if following[0].is_word(*_WRITES):
+        return True
+    kinds = [token.text.upper() for token in following if token.kind == "word"]
+    return kinds[1:2] == ["TABLE"] or kinds in (["CREATE", "OR", "REPLACE", "TABLE"],) or kinds[:3] == [
+        "DROP", "EXTERNAL", "TABLE",
+    ]  # fmt: skip
+
+
+def _columns_limit(tokens: list[Token]) -> int:
+    """Return how many tokens may hold the types of columns, in which a colon begins no parameter."""
+    if not any(token.is_word("CREATE", "ALTER") for token in tokens[:3]):
+        return 0
+    depth = 0
+    for position, token in enumerate(tokens):
+        if token.kind == "symbol":
+            depth += (token.text == "(") - (token.text == ")")
+        elif depth == 0 and token.is_word("AS"):
+            return position
+    return len(tokens)
 
 
 def _check_supported(sql: str, tokens: list[Token]) -> None:
@@ -123,11 +167,13 @@ def _check_supported(sql: str, tokens: list[Token]) -> None:
     word = first.text.upper()
     if first.text == "(" or (first.kind == "word" and word in _QUERY):
         return
-    if first.kind == "word" and word in _LATER:
+    if first.kind == "word" and word in _TRANSACTIONS:
         raise UnsupportedError(
-            f"{word} is not supported; this service runs queries and catalog statements", statement=word
+            f"{word} is not supported: each statement is a transaction of its own, over one table", statement=word
         )
-    suggestion = _closest(word, (*_QUERY, *_COMMANDS, *_LATER))
+    if first.kind == "word" and word in _LATER:
+        raise UnsupportedError(f"{word} is not supported; see docs/sql.md for what is", statement=word)
+    suggestion = _closest(word, (*_QUERY, *_COMMANDS, *_WRITES, *_LATER))
     hint = f"; did you mean {suggestion}?" if suggestion else "; a statement begins with SELECT, WITH, SHOW, CREATE, …"
     raise SqlError(f"expected a statement, found {first.text!r}{hint}", **place(sql, first.start))
 
@@ -179,10 +225,10 @@ def _sized(name: str, value: Any) -> Any:
 
 
 class _Rewriter:
-    """Walks the tokens once and collects replacements."""
+    """Walks the tokens once, from ``start`` on, and collects replacements."""
 
-    def __init__(self, sql: str, tokens: list[Token], named: Mapping[str, Any]) -> None:
-        self.sql, self.tokens, self.named = sql, tokens, named
+    def __init__(self, sql: str, tokens: list[Token], named: Mapping[str, Any], start: int = 0) -> None:
+        self.sql, self.tokens, self.named, self.start = sql, tokens, named, start
         self.refs: dict[str, TableRef] = {}
         taken = {token.name for token in tokens if token.kind in ("word", "quoted")}
         self._unused = (name for name in map("_t{}".format, itertools.count()) if name not in taken)
@@ -191,9 +237,9 @@ class _Rewriter:
         self.used_names: set[str] = set()
 
     def run(self) -> tuple[str, dict[str, TableRef]]:
-        position = 0
+        position = self.start
         while position < len(self.tokens):
-            position = self._function(position) or self._travel(position) or self._param(position) or position + 1
+            position = self._rewritten(position) or position + 1
         text = self.sql
         for start, limit, replacement in reversed(self.edits):
             removed = text[start:limit]
@@ -203,6 +249,10 @@ class _Rewriter:
             )
             text = text[:start] + replacement + padding + text[limit:]
         return text, self.refs
+
+    def _rewritten(self, position: int) -> int | None:
+        rewrite = (self._function, self._changes, self._travel, self._param)
+        return next((behind for each in rewrite if (behind := each(position)) is not None), None)
 
     def _at(self, position: int) -> Token | None:
         return self.tokens[position] if 0 <= position < len(self.tokens) else None
@@ -225,6 +275,25 @@ class _Rewriter:
             raise SqlError(f"write {token.name}('location') with one string", **place(self.sql, token.start))
         ref = TableRef(format=token.name, location=argument.text)  # type: ignore[arg-type]
         return self._replace(position, position + 4, ref, None)
+
+    def _changes(self, position: int) -> int | None:
+        """``table_changes('[ns.]t', from [, to])`` where a table may stand; returns the position behind it."""
+        token, opening = self._at(position), self._at(position + 1)
+        if token is None or token.kind != "word" or token.name != "table_changes" or not self._may_be_table(position):
+            return None
+        if opening is None or opening.text != "(":
+            return None
+        cursor = Cursor(self.sql, self.tokens, position + 2)
+        parts = cursor.string().split(".")
+        if not all(parts) or len(parts) > 2:
+            raise SqlError("write table_changes('schema.table', version)", **place(self.sql, token.start))
+        cursor.expect(",")
+        start = cursor.integer("the first version")
+        limit = cursor.integer("the last version") if cursor.skip(",") else None
+        cursor.expect(")")
+        namespace = parts[0] if len(parts) == 2 else None
+        ref = TableRef(namespace=namespace, name=parts[-1], changes=(start, limit))
+        return self._replace(position, cursor.position, ref, None)
 
     def _travel(self, position: int) -> int | None:
         """``[ns.]table FOR VERSION AS OF …``; returns the position behind it."""
@@ -266,7 +335,7 @@ class _Rewriter:
         clause = self._clause(limit)
         if clause is not None:
             at, limit = self._value(*clause)
-            ref = TableRef(at, ref.format, ref.location, ref.namespace, ref.name)
+            ref = replace(ref, at=at)
         following = self._at(limit)
         has_alias = following is not None and (
             following.is_word("AS") or following.kind == "quoted"
@@ -301,7 +370,7 @@ class _Rewriter:
             raise SqlError(
                 "TIMESTAMP AS OF needs a string such as '2026-01-31T12:00:00Z'", **place(self.sql, token.start)
             )
-        return At(timestamp_ms=_timestamp_ms(self.sql, token)), position + 1
+        return At(timestamp_ms=timestamp_ms(self.sql, token)), position + 1
 
     def _param(self, position: int) -> int | None:
         colon, word = self._at(position), self._at(position + 1)
@@ -337,7 +406,8 @@ def _brackets(tokens: Sequence[Token]) -> list[str]:
     return inside
 
 
-def _timestamp_ms(sql: str, token: Token) -> int:
+def timestamp_ms(sql: str, token: Token) -> int:
+    """Return the moment that a string names, in ms since 1970; UTC where it has no zone. Raises `SqlError`."""
     try:
         moment = dt.datetime.fromisoformat(token.text.strip())
     except ValueError:

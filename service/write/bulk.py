@@ -1,0 +1,63 @@
+"""Many rows at once: written as files and committed, past the log, where the order of things stays right."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from catalog.tables import TableEntry
+from functions.layout import write_files
+from functions.rewrite import format_of
+from service.write.context import Work
+from service.write.retry import LostError
+from storage.errors import ConflictError
+from storage.tables.snapshot import Snapshot
+from storage.tables.write import Change, DataFile, Watermark
+
+__all__ = ["BULK_BYTES", "append_files", "commit", "new_files"]
+
+BULK_BYTES = 32 << 20
+"""Inserts of more Arrow bytes than this become files at once."""
+
+
+async def append_files(work: Work, entry: TableEntry, rows: pa.Table) -> None:
+    """Add the rows to a table without a primary key, where order does not matter."""
+    snapshot = await work.load(entry)
+    files = await new_files(work, entry, snapshot, rows)
+    await commit(work, entry, snapshot, Change("insert", tuple(files), facts=work.facts))
+
+
+async def new_files(work: Work, entry: TableEntry, snapshot: Snapshot, rows: pa.Table) -> list[DataFile]:
+    """Write rows, fitted to the table, as files that belong to no table yet."""
+    assert entry.managed is not None
+    check_schema(entry, snapshot)
+    return await write_files(
+        work.stores, work.engine.clock, snapshot.location, snapshot.schema, entry.managed.spec, rows,
+        table_format=format_of(snapshot),
+    )  # fmt: skip
+
+
+def check_schema(entry: TableEntry, snapshot: Snapshot) -> None:
+    """Raise `LostError` while an ALTER TABLE is between the table's own metadata and the catalog."""
+    assert entry.managed is not None
+    if snapshot.schema.names != entry.managed.spec.schema.names:
+        raise LostError("the table's columns are being changed")
+
+
+async def commit(work: Work, entry: TableEntry, base: Snapshot, change: Change) -> None:
+    """Commit; files of a change that is certainly none are deleted. Raises `LostError` if another writer was faster."""
+    try:
+        await work.writer(entry).commit(base, change)
+    except ConflictError as error:
+        for file in change.add:
+            blobs, key = work.stores.resolve(file.location)
+            await blobs.delete(key)
+        raise LostError(error.message, **error.facts) from error
+    work.committed()
+
+
+def keep_watermark(work: Work, entry: TableEntry, base: Snapshot) -> Watermark:
+    """Return a watermark that stays where it is: the change is untrue once other records are folded."""
+    assert entry.managed is not None
+    log = str(entry.managed.shard)
+    mark = work.writer(entry).watermark(base, log)
+    return Watermark(log, mark, mark)

@@ -1,0 +1,59 @@
+"""Rows that a statement puts into its table's log; a race that it lost is told from other conflicts."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from catalog.tables import TableEntry
+from functions.append import append_changes
+from service.write.context import Work
+from service.write.retry import LostError
+from storage.errors import ConflictError
+from storage.log import Receipt, RecordKind
+
+__all__ = ["done_before", "earliest", "put", "put_bulk"]
+
+
+async def put(
+    work: Work, entry: TableEntry, parts: list[tuple[RecordKind, pa.Table]], since: tuple[int, int] | None
+) -> Receipt | None:
+    """Append the rows, all or none; None if there are none. Raises `LostError` if a row that was read has changed."""
+    assert entry.managed is not None
+    parts = [(kind, rows) for kind, rows in parts if rows.num_rows]
+    if not parts:
+        return None
+    log = await work.engine.logs.log(entry.managed.shard)
+    try:
+        receipt = await append_changes(log, entry, parts, idempotency_key=work.key, since=since)
+    except ConflictError as error:
+        raise LostError(error.message, **error.facts) from error
+    work.acknowledged(receipt)
+    return receipt
+
+
+async def put_bulk(
+    work: Work, entry: TableEntry, parts: list[tuple[RecordKind, pa.Table]], since: tuple[int, int] | None
+) -> Receipt | None:
+    """Like `put`, for any number of rows of a table with a primary key."""
+    return await put(work, entry, parts, since)
+
+
+def earliest(first: tuple[int, int] | None, second: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return where the older of two reads of a log ended. Raises `LostError` if its writer changed between them."""
+    if first is None or second is None:
+        return first or second
+    if first[0] != second[0]:
+        raise LostError("the log changed its writer while the statement read")
+    return min(first, second)
+
+
+async def done_before(work: Work, entry: TableEntry) -> bool:
+    """Tell whether a statement of the same idempotency key is in the table's log already."""
+    if work.key is None or entry.managed is None:
+        return False
+    log = await work.engine.logs.log(entry.managed.shard)
+    receipt = await log.find(entry.id, work.key)
+    if receipt is None:
+        return False
+    work.acknowledged(receipt)
+    return True

@@ -1,0 +1,179 @@
+"""UPDATE, DELETE and MERGE of tables without a primary key: files written anew without the rows that change.
+
+What was acknowledged is folded into the table first, so that the statement sees it. Rows that are acknowledged later
+come after the statement, wherever its commit falls. A commit that removes the same files as another begins anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from catalog.tables import TableEntry
+from functions.fold_log import fold_shard
+from functions.live_rows import live_rows
+from functions.records import plain
+from functions.rewrite import rewrite_rows
+from service.write.bulk import check_schema, commit
+from service.write.context import Outcome, Work
+from service.write.feed import Answer, answer
+from service.write.modify import select_target, updated_rows
+from service.write.retry import LostError
+from service.write.statements import Delete, Update
+from storage.errors import InvalidError
+from storage.tables.snapshot import Snapshot
+
+__all__ = ["ROW", "TARGET", "Changes", "Group", "commit_rows", "delete_files", "folded", "groups", "update_files"]
+
+TARGET = "firn_target"
+"""What stands for the table in the queries: the rows of some of its files."""
+ROW = "firn_row"
+"""The row's number among them."""
+GROUP_BYTES = 256 << 20
+"""Rows of as many files as have this many bytes of Arrow are looked at together."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Live rows of some files.
+
+    rows : with `ROW` as the last column
+    files : (file index, where its rows begin, how many there are)
+    """
+
+    rows: pa.Table
+    files: tuple[tuple[int, int, int], ...]
+
+
+@dataclass
+class Changes:
+    """What a statement does to the files: which rows go, and which come.
+
+    dropped : file index → bool[n]
+    """
+
+    dropped: dict[int, np.ndarray] = field(default_factory=dict)
+    rows: list[pa.Table] = field(default_factory=list)
+
+    def drop(self, group: Group, gone: np.ndarray) -> None:
+        """Let rows of the group go, given by their numbers."""
+        mask = np.zeros(group.rows.num_rows, dtype=bool)
+        mask[gone] = True
+        for index, start, count in group.files:
+            part = mask[start : start + count]
+            if part.any():
+                self.dropped[index] = part
+
+
+async def folded(work: Work, entry: TableEntry) -> Snapshot:
+    """Return the table with all that was acknowledged before. Raises `LostError` while its schema changes."""
+    assert entry.managed is not None
+    shard = entry.managed.shard
+    log = await work.engine.logs.log(shard)
+    limit = await log.flush()
+    snapshot = await work.load(entry)
+    done = max(work.writer(entry).watermark(snapshot, str(shard)), (await work.engine.logs.folded()).get(shard, 0))
+    if done < limit:
+        report = await fold_shard(work.stores, work.engine.logs, work.engine.tables, work.engine.clock, shard)
+        for error in report.errors.values():
+            if error.facts.get("table") == f"{entry.namespace}.{entry.name}":
+                raise error
+        snapshot = await work.load(entry)
+    check_schema(entry, snapshot)
+    return snapshot
+
+
+async def groups(work: Work, snapshot: Snapshot, candidates: np.ndarray | None = None) -> AsyncIterator[Group]:
+    """Yield the live rows of the files, some at a time.
+
+    Parameters
+    ----------
+    candidates : bool[n], which files to look at; None: all
+    """
+    plain_schema = pa.schema([plain(each).with_nullable(True) for each in snapshot.schema])
+    parts: list[pa.RecordBatch] = []
+    files: list[tuple[int, int, int]] = []
+    n_rows = n_bytes = 0
+    indexes = range(len(snapshot.files)) if candidates is None else np.flatnonzero(candidates).tolist()
+    for index in indexes:
+        start = n_rows
+        async for batch in live_rows(work.stores, snapshot, int(index)):
+            parts.append(pa.RecordBatch.from_arrays(batch.columns, schema=plain_schema))
+            n_rows += batch.num_rows
+            n_bytes += batch.nbytes
+        files.append((int(index), start, n_rows - start))
+        if n_bytes >= GROUP_BYTES:
+            yield _group(parts, plain_schema, files)
+            parts, files, n_rows, n_bytes = [], [], 0, 0
+    if files:
+        yield _group(parts, plain_schema, files)
+
+
+def _group(parts: list[pa.RecordBatch], schema: pa.Schema, files: list[tuple[int, int, int]]) -> Group:
+    rows = pa.Table.from_batches(parts, schema)
+    return Group(rows.append_column(ROW, pa.array(np.arange(rows.num_rows))), tuple(files))
+
+
+async def commit_rows(work: Work, entry: TableEntry, snapshot: Snapshot, changes: Changes, operation: str) -> None:
+    """Write the files anew and commit; nothing if nothing changed."""
+    assert entry.managed is not None
+    new = pa.concat_tables(changes.rows) if changes.rows else None
+    if not changes.dropped and (new is None or not new.num_rows):
+        return
+    change = await rewrite_rows(
+        work.stores,
+        work.engine.clock,
+        snapshot,
+        entry.managed.spec,
+        changes.dropped,
+        new,
+        operation=operation,
+        facts=work.facts,
+    )
+    await commit(work, entry, snapshot, change)
+
+
+def same_snapshot(found: Answer, statement: Update | Delete, snapshot: Snapshot) -> None:
+    """Raise `LostError` if a subquery read the table at another version than the one that is changed."""
+    read = found.snapshots.get(statement.table)
+    if read is not None and read.version != snapshot.version:
+        raise LostError("the table changed while the statement read it")
+
+
+async def update_files(work: Work, entry: TableEntry, statement: Update) -> Outcome:
+    """Run an UPDATE by writing files anew."""
+    assert entry.managed is not None
+    schema = entry.managed.spec.schema
+    snapshot = await folded(work, entry)
+    changes, count = Changes(), 0
+    text = select_target(work, statement, schema.names, TARGET, ROW)
+    async for group in groups(work, snapshot):
+        found = await answer(work, text, tables={TARGET: group.rows})
+        same_snapshot(found, statement, snapshot)
+        numbers = found.rows.column(ROW).to_numpy()
+        unique = np.unique(numbers)
+        if len(unique) != len(numbers):
+            raise InvalidError("a row of the table meets several rows of FROM; make the join give one")
+        changes.drop(group, unique)
+        changes.rows.append(updated_rows(found.rows, schema, statement.assignments))
+        count += len(unique)
+    await commit_rows(work, entry, snapshot, changes, "update")
+    return Outcome(f"updated {count} row{'s' * (count != 1)} of {entry.namespace}.{entry.name}", count)
+
+
+async def delete_files(work: Work, entry: TableEntry, statement: Delete) -> Outcome:
+    """Run a DELETE by writing files anew."""
+    snapshot = await folded(work, entry)
+    changes, count = Changes(), 0
+    text = select_target(work, statement, [], TARGET, ROW)
+    async for group in groups(work, snapshot):
+        found = await answer(work, text, tables={TARGET: group.rows})
+        same_snapshot(found, statement, snapshot)
+        gone = np.unique(found.rows.column(ROW).to_numpy())
+        changes.drop(group, gone)
+        count += len(gone)
+    await commit_rows(work, entry, snapshot, changes, "delete")
+    return Outcome(f"deleted {count} row{'s' * (count != 1)} from {entry.namespace}.{entry.name}", count)
