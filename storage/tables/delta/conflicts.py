@@ -53,12 +53,13 @@ def _check_watermark(table: str, newest: TableState, change: Change) -> None:
 def _check_added(table: str, newest: TableState, change: Change) -> None:
     added = pa.array([file.location for file in change.add], pa.string())
     for batch in newest.batches if len(added) else ():
-        live = pc.is_in(added, value_set=batch.columns.column("location"))
+        locations = batch.columns.column("location")
+        live = pc.is_in(locations, value_set=added)
         if pc.any(live).as_py():
             raise ConflictError(
                 "a data file that the change adds is part of the table already",
                 table=table,
-                file=added.filter(live)[0].as_py(),
+                file=locations.filter(live)[0].as_py(),
             )
 
 

@@ -30,6 +30,7 @@ INDEXED_COLUMNS = 32
 _STRING_CHARS_MAX = 32
 _LAST_CHARACTER = "\U0010ffff"
 _MS = timedelta(milliseconds=1)
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,10 @@ def stats_json(
             if value is not None:
                 _put(target, leaf.path, value)
     document = {"numRecords": metadata.num_rows, "minValues": minima, "maxValues": maxima, "nullCount": nulls}
-    return _encode(document)
+    try:
+        return _JSON(document)
+    except TypeError:  # decimals
+        return _encode(document)
 
 
 def _leaves(schema: pa.Schema) -> list[_Leaf]:
@@ -183,8 +187,8 @@ def _time(value: Any, kind: pa.DataType, *, up: bool) -> str | None:
 def _encode(value: Any) -> str:
     """JSON, with decimals as numbers of all their digits."""
     if isinstance(value, dict):
-        members = (f"{json.dumps(key, ensure_ascii=False)}:{_encode(one)}" for key, one in value.items())
+        members = (f"{_JSON(key)}:{_encode(one)}" for key, one in value.items())
         return "{" + ",".join(members) + "}"
     if isinstance(value, Decimal):
         return f"{value:f}"
-    return json.dumps(value, ensure_ascii=False)
+    return _JSON(value)
