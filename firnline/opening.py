@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING
 
 from firnline.embedded import OpenRunner
 from firnline.settings import Settings
-from service.settings import EngineSettings, EtcdAccess
+from service.settings import EngineSettings, EtcdAccess, LogAccess
 from service.statement import Limits
 from storage.clock import SystemClock
+from storage.log import AckMode
+from storage.log.settings import LogSettings
 
 if TYPE_CHECKING:
+    from service.log.server import LogServerSettings
     from service.server import ServeSettings
 
-__all__ = ["engine_settings", "limits", "open_runner", "serve_settings"]
+__all__ = ["engine_settings", "limits", "log_access", "log_server_settings", "open_runner", "serve_settings"]
+
+_JOURNAL_BYTES_MAX = 32 << 20
+"""Others on this machine read the journal as a whole."""
 
 
 def engine_settings(lake: str, settings: Settings) -> EngineSettings:
@@ -27,6 +33,7 @@ def engine_settings(lake: str, settings: Settings) -> EngineSettings:
         spill_dir=settings.spill_dir,
         target_partitions=settings.target_partitions,
         s3=settings.s3_options(),
+        log=log_access(settings),
         etcd=EtcdAccess(
             ca_file=settings.etcd_ca_file,
             cert_file=settings.etcd_cert_file,
@@ -35,6 +42,33 @@ def engine_settings(lake: str, settings: Settings) -> EngineSettings:
             password=settings.etcd_password,
         ),
     )
+
+
+def log_access(settings: Settings) -> LogAccess:
+    """Return how the lake's logs are reached."""
+    return LogAccess(
+        ack=AckMode(settings.log_ack) if settings.log_ack else None,
+        journal=settings.log_journal,
+        shards=settings.log_shards,
+        may_own=settings.log_own,
+        url=None,
+        lease_ttl_s=settings.log_lease_ms / 1000,
+        wait_s=settings.log_wait_ms / 1000,
+        writer=LogSettings(
+            flush_interval_ms=settings.log_flush_interval_ms,
+            unfolded_bytes_max=settings.log_unfolded_max,
+            journal_bytes_max=_JOURNAL_BYTES_MAX,
+        ),
+    )
+
+
+def log_server_settings(settings: Settings, host: str, port: int, shards: tuple[int, ...] | None) -> LogServerSettings:
+    """Return the settings of a log service."""
+    from service.log.server import LogServerSettings
+
+    engine = engine_settings(settings.lake, settings)
+    engine = replace(engine, log=replace(engine.log, url=settings.log_url, may_own=True))
+    return LogServerSettings(engine=engine, shards=shards, host=host, port=port)
 
 
 def limits(settings: Settings) -> Limits:
@@ -60,8 +94,9 @@ def serve_settings(settings: Settings) -> ServeSettings:
     if settings.statements_max:
         least = min(workers.workers_min, settings.statements_max)
         workers = replace(workers, workers_min=least, workers_max=settings.statements_max)
+    engine = engine_settings(settings.lake, settings)
     return ServeSettings(
-        engine=replace(engine_settings(settings.lake, settings), allow=settings.allow),
+        engine=replace(engine, allow=settings.allow, log=replace(engine.log, url=settings.log_url)),
         host=settings.host,
         port=settings.port,
         require_tokens=settings.require_tokens,

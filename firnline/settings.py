@@ -81,6 +81,12 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
+def _ack(text: str) -> str:
+    if text.strip().lower() not in ("object", "fsync"):
+        raise ValueError("write fsync or object")
+    return text.strip().lower()
+
+
 def _prefixes(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -140,6 +146,41 @@ class Settings:
         "FIRN_SCAN_BYTES_MAX", parse_bytes, 0, "Most bytes that a statement may scan; 0: no limit."
     )
     statements_max: int = _from("FIRN_STATEMENTS_MAX", parse_count, 0, "Statements that a server runs at once; 0: 4.")
+    log_ack: str | None = _from(
+        "FIRN_LOG_ACK",
+        _ack,
+        None,
+        "Where a row is when it is acknowledged: `fsync` (this machine's disk; the default for a local lake) or "
+        "`object` (the object store; the default for S3).",
+    )
+    log_journal: str | None = _from(
+        "FIRN_LOG_JOURNAL",
+        str,
+        None,
+        "Local folder of the logs' journals, which `fsync` needs; default: in a local lake; an S3 lake then has none.",
+    )
+    log_shards: int = _from("FIRN_LOG_SHARDS", parse_count, 1, "How many logs a lake gets when it is first written to.")
+    log_own: bool = _from(
+        "FIRN_LOG_OWN", parse_flag, True, "Whether this process may own a log; 0: it writes through `firn wal` only."
+    )
+    log_url: str | None = _from(
+        "FIRN_LOG_URL", str, None, "The URL under which other machines reach the log of `firn wal` or `firn serve`."
+    )
+    log_flush_interval_ms: int = _from(
+        "FIRN_LOG_FLUSH_INTERVAL_MS", parse_count, 100, "Longest time that appended rows are gathered for one upload."
+    )
+    log_unfolded_max: int = _from(
+        "FIRN_LOG_UNFOLDED_MAX",
+        parse_bytes,
+        4 << 30,
+        "Bytes of a log that are not in a table yet, past which writers are told to wait (429).",
+    )
+    log_lease_ms: int = _from(
+        "FIRN_LOG_LEASE_MS", parse_count, 6000, "A log's owner is replaced so long after its last sign of life."
+    )
+    log_wait_ms: int = _from(
+        "FIRN_LOG_WAIT_MS", parse_count, 10_000, "How long a write waits for a log's owner before it fails."
+    )
     allow_http: bool = _from(
         "FIRN_ALLOW_HTTP", parse_flag, False, "Allow plain http to S3 endpoints, and tokens over it, beyond loopback."
     )

@@ -8,17 +8,25 @@ import socket
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from service.workers import ProcessRunner
 from storage.errors import InvalidError
 
-__all__ = ["bound", "serve_app"]
+__all__ = ["Stops", "bound", "serve_app", "url_of"]
 
 _CUT_S = 2.0
 _KEEP_ALIVE_S = 75
+
+
+class Stops(Protocol):
+    """What runs statements."""
+
+    def stop_all(self) -> None:
+        """Stop what runs now."""
+        ...
 
 
 @contextmanager
@@ -44,9 +52,7 @@ def bound(host: str, port: int) -> Generator[socket.socket, None, None]:
 class _Server(uvicorn.Server):
     """uvicorn with our own end: signals start the drain and are not raised again, so that everything is closed."""
 
-    def __init__(
-        self, config: uvicorn.Config, runner: ProcessRunner, drain_s: float, announce: Callable[[], None]
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, runner: Stops, drain_s: float, announce: Callable[[], None]) -> None:
         super().__init__(config)
         self._runner = runner
         self._drain_s = drain_s
@@ -76,9 +82,15 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
+def url_of(listener: socket.socket) -> str:
+    """Return the URL of a bound socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 async def serve_app(
     app: ASGIApp,
-    runner: ProcessRunner,
+    runner: Stops,
     listener: socket.socket,
     *,
     drain_s: float,
@@ -86,8 +98,7 @@ async def serve_app(
     started: Callable[[uvicorn.Server], None] = lambda _server: None,
 ) -> None:
     """Serve the app on a bound socket until a signal, or ``should_exit`` of the server that ``started`` was given."""
-    host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    url = url_of(listener)
     config = uvicorn.Config(
         app,
         log_config=None,

@@ -19,7 +19,11 @@ from service.auth import Caller, VerifyToken
 from service.catalog_view import EngineCatalog
 from service.components import open_engine
 from service.http_server import bound, serve_app
+from service.iceberg_rest.open import iceberg_catalog
 from service.local_names import LocalNames
+from service.log.open import LakeLogs
+from service.log.own_url import served_by, worker_of
+from service.log.routes import LogMount, LogRoutes
 from service.logs import configure_logs
 from service.memory import machine_memory_bytes
 from service.pool import WorkerSettings
@@ -43,6 +47,7 @@ class ServeSettings:
     port : 0 takes a free one
     require_tokens : also on loopback
     drain_s : how long running statements may go on after SIGTERM
+    iceberg_credentials : whether clients of the Iceberg REST catalog are told the server's own S3 settings and keys
     """
 
     engine: EngineSettings = field(default_factory=EngineSettings)
@@ -50,6 +55,7 @@ class ServeSettings:
     port: int = 8080
     require_tokens: bool = False
     drain_s: float = 10.0
+    iceberg_credentials: bool = False
     log_level: str = "info"
     app: AppSettings = field(default_factory=AppSettings)
     workers: WorkerSettings = field(default_factory=WorkerSettings)
@@ -67,18 +73,26 @@ def serve(settings: ServeSettings) -> None:
 
 async def _serve(settings: ServeSettings) -> None:
     clock = SystemClock()
-    async with _components(settings, clock) as (components, runner):
-        with bound(settings.host, settings.port) as listener:
+    with bound(settings.host, settings.port) as listener:
+        # The owner of a log is known by its address, so that comes first.
+        access = served_by(settings.engine.log, listener, clock)
+        workers = replace(settings.engine, log=worker_of(access, listener))
+        settings = replace(settings, engine=replace(settings.engine, log=access))
+        async with _components(settings, workers, clock) as (components, runner, logs):
             app = create_app(components, settings.app)
-            served = app if components.verify else LocalNames(app)
+            served = LogMount(app if components.verify else LocalNames(app), LogRoutes(logs, access.secret or ""))
             await serve_app(served, runner, listener, drain_s=settings.drain_s, announce=_announce)
 
 
 @asynccontextmanager
-async def _components(settings: ServeSettings, clock: Clock) -> AsyncIterator[tuple[AppComponents, ProcessRunner]]:
+async def _components(
+    settings: ServeSettings, workers: EngineSettings, clock: Clock
+) -> AsyncIterator[tuple[AppComponents, ProcessRunner, LakeLogs]]:
     async with open_engine(settings.engine, clock) as engine:
+        logs = engine.logs
+        assert isinstance(logs, LakeLogs)
         verify = await _verifier(settings, engine.kv, clock)
-        open_runner = partial(open_engine, _engine(settings.engine))
+        open_runner = partial(open_engine, _engine(workers))
         async with ProcessRunner(open_runner, clock, _workers(settings.workers)) as runner:
             await runner.wait_ready()
             folder = join(normalize(settings.engine.lake), _RESULTS_FOLDER)
@@ -92,8 +106,11 @@ async def _components(settings: ServeSettings, clock: Clock) -> AsyncIterator[tu
                     clock=clock,
                     verify=verify,
                     results_prefix=prefix + "/",
+                    ingest=engine,
+                    iceberg=iceberg_catalog(engine, settings.engine, vend_credentials=settings.iceberg_credentials),
                 ),
                 runner,
+                logs,
             )
 
 

@@ -8,10 +8,12 @@ import click
 
 from firnline.cli.check import check
 from firnline.cli.demo import demo
+from firnline.cli.history import history
 from firnline.cli.serve import serve
 from firnline.cli.sql import sql
 from firnline.cli.tables import tables
 from firnline.cli.token import token
+from firnline.cli.wal import wal
 
 __all__ = ["firn"]
 
@@ -39,5 +41,5 @@ def firn() -> None:
     """
 
 
-for _command in (sql, check, serve, tables, token, demo):
+for _command in (sql, check, serve, wal, tables, history, token, demo):
     firn.add_command(_command)

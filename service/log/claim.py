@@ -7,7 +7,7 @@ from pathlib import Path
 from catalog.log_lease import LogLease
 from catalog.logs import LogOwner, ShardState
 from service.log.directory import Directory
-from service.log.owned import OwnedLog
+from service.log.owned import OwnedLog, OwnedRules
 from storage.errors import ConflictError, FencedError, UnsupportedError
 from storage.log.writer import LogWriter, open_log
 
@@ -60,7 +60,8 @@ class Claimer:
         except BaseException:
             await lease.release()
             raise
-        return OwnedLog(directory.place.blobs, directory.place.log(shard), lease, writer, settings.ack)
+        rules = OwnedRules(settings.ack, directory.clock, directory.observer)
+        return OwnedLog(directory.place, shard, lease, writer, rules)
 
     async def _open_writer(self, lease: LogLease, path: Path | None, name: str) -> LogWriter:
         directory = self._directory

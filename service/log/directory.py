@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from catalog.logs import LogCatalog, LogOwner, LogShards, LogsState
 from catalog.process import Process, is_dead
 from service.log.http_client import HttpClient
+from service.log.observe import LogObserver, Unobserved
 from service.log.place import LogPlace
 from service.log.remote import RemoteLog
 from service.settings import LogAccess
@@ -34,6 +35,7 @@ class Directory:
         self.settings = settings
         self.process = process
         self.clock = clock
+        self.observer: LogObserver = Unobserved()
         self.instance = clock.new_id()
         self._state: LogsState | None = None
         self._read_s = 0.0

@@ -10,6 +10,7 @@ from catalog.kv import KV
 from catalog.logs import LogCatalog, LogsState
 from catalog.process import this_process
 from service.log.directory import Directory
+from service.log.observe import LogObserver
 from service.log.place import LOG_FOLDER, LogPlace
 from service.log.shard import ShardLog
 from service.log.stored import StoredLog
@@ -55,6 +56,14 @@ class LakeLogs:
         if shard not in self._logs:
             self._logs[shard] = ShardLog(self._directory, shard, self._begin_watching)
         return self._logs[shard]
+
+    def observe(self, observer: LogObserver) -> None:
+        """Tell ``observer`` of the appends to the logs that are claimed from now on."""
+        self._directory.observer = observer
+
+    async def n_shards(self) -> int:
+        """Return how many logs the lake has; one that has none yet gets as many as the settings say."""
+        return (await self._directory.catalog.shards(self._directory.settings.shards)).n
 
     async def stored(self, shard: int) -> StoredLog:
         """See `storage.log.access.Logs.stored`."""

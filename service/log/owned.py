@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from catalog.log_lease import LogLease
+from service.log.observe import LogObserver
+from service.log.place import LogPlace
 from service.log.touched import KeySet, TouchedKeys
-from storage.blobs import Blobs
-from storage.errors import FencedError
+from storage.clock import Clock
+from storage.errors import FencedError, FirnlineError
 from storage.log import AckMode, LogRecord, Position, Receipt, Record, RecordKind
 from storage.log.access import LogRange, Touched
 from storage.log.queue import Waiting
@@ -20,7 +22,7 @@ from storage.log.records import decode_record
 from storage.log.tail import Entry, cut_entry
 from storage.log.writer import LogWriter
 
-__all__ = ["EntryRange", "OwnedLog", "decode_range"]
+__all__ = ["EntryRange", "OwnedLog", "OwnedRules", "decode_range"]
 
 _DECODE_HERE_BYTES = 256 << 10
 _SORT_HERE_KEYS = 50_000
@@ -53,20 +55,32 @@ def _decode(entries: Sequence[Entry], where: str) -> list[LogRecord]:
     ]
 
 
+@dataclass(frozen=True)
+class OwnedRules:
+    """What an owner is told: the mode of an append that does not say, the clock, and who counts."""
+
+    ack: AckMode | None
+    clock: Clock
+    observer: LogObserver
+
+
 class OwnedLog:
     """Appends and reads of one epoch; a `storage.log.access.Log` until it raises `FencedError`, and never after.
 
     A `FencedError` means that nothing was stored: claim the log anew and append again.
     """
 
-    def __init__(self, blobs: Blobs, prefix: str, lease: LogLease, writer: LogWriter, ack: AckMode | None) -> None:
-        self._blobs = blobs
-        self._prefix = prefix
+    def __init__(self, place: LogPlace, shard: int, lease: LogLease, writer: LogWriter, rules: OwnedRules) -> None:
+        self._blobs = place.blobs
+        self._prefix = place.log(shard)
+        self._shard = shard
         self.lease = lease
         self.writer = writer
-        self._ack = ack
+        self._rules = rules
+        self.folded = 0
         self._touched = TouchedKeys(lease.epoch, writer.next_position.sequence)
         self.n_appending = 0
+        writer.on_batch = partial(rules.observer.committed, shard)
 
     @property
     def epoch(self) -> int:
@@ -93,6 +107,23 @@ class OwnedLog:
         touched: Touched | None = None,
     ) -> Receipt:
         """Append records that are encoded already; the bodies of ``records`` are not looked at then."""
+        started_s = self._rules.clock.monotonic_s()
+        outcome = "abandoned"
+        self.n_appending += 1
+        try:
+            receipt = await self._append(records, encoded, ack, touched)
+            outcome = "acknowledged"
+            return receipt
+        except FirnlineError as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            self.n_appending -= 1
+            self._rules.observer.appended(self._shard, outcome, self._rules.clock.monotonic_s() - started_s)
+
+    async def _append(
+        self, records: Sequence[Record], encoded: list[bytes] | None, ack: AckMode | None, touched: Touched | None
+    ) -> Receipt:
         self._check()
         keys = await _key_set(records, touched)
         since = touched.since if touched is not None else None
@@ -104,12 +135,9 @@ class OwnedLog:
                 self._touched.check(records[0].table_id, keys, since)
             self._touched.add(records[0].table_id, keys, waiting)
 
-        self.n_appending += 1
-        try:
-            done = await self.writer.append_unconfirmed(records, ack=ack or self._ack, encoded=encoded, admit=admit)
-            return await asyncio.shield(done)
-        finally:
-            self.n_appending -= 1
+        mode = ack or self._rules.ack
+        done = await self.writer.append_unconfirmed(records, ack=mode, encoded=encoded, admit=admit)
+        return await asyncio.shield(done)
 
     async def find(self, table_id: str, idempotency_key: str) -> Receipt | None:
         """See `storage.log.access.Log.find`."""
@@ -153,6 +181,7 @@ class OwnedLog:
 
     def mark_folded(self, sequence: int) -> None:
         """Every record before ``sequence`` is in its table."""
+        self.folded = max(self.folded, sequence)
         self.writer.mark_folded(Position(self.epoch, sequence))
 
     async def close(self) -> None:

@@ -3,7 +3,7 @@
 =======================================  ===============================  ==============================================
 request                                  header                           payload
 =======================================  ===============================  ==============================================
-``POST /v1/log/<shard>/append``          ack, since, n_keys, sizes        key hashes (uint64, little-endian), then the
+``POST /v1/log/<shard>/append``          n_records, ack, n_keys, since     key hashes (uint64, little-endian), then the
                                                                           records as `storage.log.records` has them
 answer: receipt                          epoch, sequence, n_records, ack
 ``GET …/read?start=&bytes_max=``

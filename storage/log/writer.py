@@ -109,6 +109,8 @@ class LogWriter:
         self._changed = Signal()
         self._closing = False
         self._error: BaseException | None = None
+        self.on_batch: Callable[[int, int, int], None] | None = None
+        """Is called with the number of appends, of records and of bytes of each group commit."""
         self._tasks = [asyncio.create_task(self._guard(self._commit_batches))]
         if journaled is not None:
             self._tasks.append(asyncio.create_task(self._guard(self._upload)))
@@ -297,9 +299,15 @@ class LogWriter:
             if self._journaled is None:
                 await self._gather_bytes(lambda: self._queue.n_bytes)
             self._in_batch = self._queue.take(self._settings.segment_bytes_max)
+            self._tell_batch()
             await self._commit.commit(self._in_batch)
             self._in_batch = []
             self._changed.notify()
+
+    def _tell_batch(self) -> None:
+        if self.on_batch is not None:
+            batch = self._in_batch
+            self.on_batch(len(batch), sum(len(each.records) for each in batch), sum(each.n_bytes for each in batch))
 
     async def _upload(self) -> None:
         journaled = self._journaled

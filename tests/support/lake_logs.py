@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -9,10 +11,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import uvicorn
+from starlette.types import Receive, Scope, Send
 
 from catalog.kv import KV
 from catalog.kv.sqlite import SqliteKV
+from service.http_server import bound
 from service.log.open import LakeLogs, open_logs
+from service.log.own_url import served_by
+from service.log.routes import LogMount, LogRoutes
+from service.problems import send_json
 from service.settings import LogAccess
 from storage.blobs import Blobs
 from storage.blobs.open import open_blobs
@@ -23,7 +31,7 @@ from storage.log.access import LogRange, Touched
 from storage.log.settings import LogSettings
 from storage.stores import Stores
 
-__all__ = ["HASTY", "opened", "row", "texts", "touching"]
+__all__ = ["HASTY", "answering", "opened", "row", "texts", "touching"]
 
 HASTY = LogAccess(
     lease_ttl_s=2.0,
@@ -68,3 +76,27 @@ def texts(found: LogRange) -> list[str]:
 def touching(*keys: int, since: tuple[int, int] | None = None) -> Touched:
     """What an append of these key hashes says."""
     return Touched(np.array(keys, np.uint64), since)
+
+
+@asynccontextmanager
+async def answering(folder: Path, **settings: object) -> AsyncIterator[tuple[LakeLogs, str]]:
+    """Open the logs of the lake and answer for them over HTTP; yields the URL too."""
+    with bound("127.0.0.1", 0) as listener:
+        access = served_by(replace(HASTY, **settings), listener, SystemClock())  # type: ignore[arg-type]
+        async with opened(folder, **settings | {"url": access.url, "secret": access.secret}) as logs:
+            app = LogMount(_nothing, LogRoutes(logs, access.secret or ""))
+            config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none")
+            server = uvicorn.Server(config)
+            server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+            work = asyncio.create_task(server.serve([listener]))
+            while not server.started:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            try:
+                yield logs, access.url or ""
+            finally:
+                server.should_exit = True
+                await work
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    await send_json(send, {"status": "nothing here"}, status=404)
