@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from datafusion import RuntimeEnvBuilder, SessionConfig, SessionContext, SQLOptions
+from datafusion import ExecutionPlan, RuntimeEnvBuilder, SessionConfig, SessionContext, SQLOptions
 from datafusion.catalog import CatalogProvider, SchemaProvider, Table
 
 from functions.object_stores import BucketClients
@@ -147,6 +147,15 @@ class Session:
                 f"CREATE EXTERNAL TABLE {CATALOG}.{SCANS}.made STORED AS PARQUET LOCATION ({listed}){options}"
             )
             return self._provider.scans.take()
+
+    def plan(self, sql: str, tables: dict[str, Table]) -> ExecutionPlan:
+        """Return a plan of ``sql``, in which ``tables`` are named ``scans.NAME``."""
+        with self._lock:
+            self._provider.scans.tables.update(tables)
+            try:
+                return self.context.sql(sql).execution_plan()
+            finally:
+                self._provider.scans.tables.clear()
 
     def memory_table(self, batches: Sequence[pa.RecordBatch]) -> Table:
         """Return a table of the batches, at least one, which are not copied."""

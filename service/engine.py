@@ -26,7 +26,8 @@ from service.blame import name_the_file
 from service.commands import run_command
 from service.loading import Known, Loaded, Loading, TableName
 from service.parse import Parsed, parse
-from service.planner import Planned, Planner, Reading, retyped
+from service.planner import Planned, Planner, retyped
+from service.reading import Reading
 from service.snapshots import SnapshotCache
 from service.statement import Receipt, Result, Statement
 from storage.clock import Clock

@@ -18,20 +18,20 @@ from functions.errors import is_panic, translate
 from functions.predicate import scans as scans_of
 from functions.prune import may_match
 from functions.records import key_names
-from functions.scan import ScanCache, TableScan, make_scan
-from functions.session import CATALOG, READ_ONLY, Names, Session, stub
-from functions.tail_scan import TailScanCache, with_tail
+from functions.scan import TableScan, make_scan
+from functions.session import CATALOG, READ_ONLY, Names, stub
+from functions.tail_scan import with_tail
 from service.exact import bind, exact_literals, with_noise
 from service.explain import with_tables
+from service.listing import listing
 from service.loading import Loaded, Loading, TableName
-from service.parse import Parsed
-from service.snapshots import SnapshotCache
+from service.parse import Parsed, TableRef
+from service.reading import Reading
 from service.statement import Statement
-from storage.errors import FirnlineError, LimitError
-from storage.tables.footers import FooterCache
-from storage.tables.snapshot import Snapshot
+from storage.errors import FirnlineError, LimitError, NotFoundError
+from storage.tables.snapshot import At, Snapshot
 
-__all__ = ["Planned", "Planner", "Reading", "retyped"]
+__all__ = ["Planned", "Planner", "retyped"]
 
 _NAMES_TABLES = frozenset(("from", "table", "show", "describe", "desc"))
 """A statement without any of these words names no table, and needs no catalog."""
@@ -49,17 +49,6 @@ class Planned:
     """Whether its scans filter while they decode."""
     tables: Mapping[TableName, Loaded] = field(default_factory=dict)
     """By the names of the plan."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What the statements of a process share."""
-
-    session: Session
-    snapshots: SnapshotCache
-    footers: FooterCache = field(default_factory=FooterCache)
-    scans: ScanCache = field(default_factory=ScanCache)
-    tail_scans: TailScanCache = field(default_factory=TailScanCache)
 
 
 class Planner:
@@ -85,7 +74,7 @@ class Planner:
         """Return the plan. Raises a `FirnlineError` that names what is wrong and where."""
         if not self._parsed.words.isdisjoint(_NAMES_TABLES):
             await self._loading.names()
-        own = self._own_listing()
+        own = await listing(self._parsed, self._loading)
         if own is not None:
             return Planned(own.schema, rows=own.to_batches())
         for name, rows in self._rows.items():
@@ -121,13 +110,19 @@ class Planner:
         named = [name for name in self._entries if name[1] in self._parsed.words and name not in self._given]
         refs = [(DEFAULT_NAMESPACE, generated) for generated in self._parsed.refs]
         loaded = await asyncio.gather(*map(self._load, [*named, *refs]))
-        self._tables.update(zip([*named, *refs], loaded, strict=True))
+        for name, found in zip([*named, *refs], loaded, strict=True):
+            if found is not None:
+                self._tables[name] = found
 
-    async def _load(self, name: TableName) -> Loaded | FirnlineError:
+    async def _load(self, name: TableName) -> Loaded | FirnlineError | None:
+        """Return the table, or why there is none; None for one that was made at once, and is given."""
         try:
             ref = self._parsed.refs.get(name[1]) if name[0] == DEFAULT_NAMESPACE else None
             if ref is None:
                 return await self._loading.load(self._entries[name], tail=not self._only_describes)
+            if ref.changes is not None:
+                self._given[name] = await self._changes(ref)
+                return None
             if ref.location is not None and ref.format is not None:
                 found = await self._reading.snapshots.resolve(self._stores, ref.format, ref.location, ref.at, {})
                 return Loaded(found)
@@ -140,6 +135,20 @@ class Planner:
             return await self._loading.load(entry, ref.at)
         except FirnlineError as error:
             return error
+
+    async def _changes(self, ref: TableRef) -> Table:
+        """Return the table that ``table_changes`` makes."""
+        # Imported here: most processes never compare versions.
+        from service.changes import changes_table
+
+        assert ref.changes is not None
+        start, limit = ref.changes
+        entry = self._entries.get((ref.namespace or DEFAULT_NAMESPACE, ref.name or ""))
+        if entry is None:
+            raise NotFoundError("no such table", table=f"{ref.namespace or DEFAULT_NAMESPACE}.{ref.name}")
+        loaded = await self._loading.load(entry, At(version=limit))
+        limits = self._statement.limits
+        return await changes_table(self._reading, self._loading, loaded, start, limit, limits.scan_bytes_max)
 
     def _listed(self) -> list[str]:
         return [f"{namespace}.{table}" for namespace, table in self._entries]
@@ -205,6 +214,8 @@ class Planner:
             if name not in self._entries:
                 return None
             found = asyncio.run_coroutine_threadsafe(self._load(name), self._loop).result()
+            if found is None:
+                return self._given.get(name)
             self._tables[name] = found
         if isinstance(found, FirnlineError):
             self._failure = self._failure or found
@@ -308,20 +319,6 @@ class Planner:
                 raise self._translated(error) from error
 
     # Statements about the catalog
-
-    def _own_listing(self) -> pa.Table | None:
-        tokens = self._parsed.tokens
-        if not tokens[0].is_word("SHOW") or len(tokens) < 2:
-            return None
-        if tokens[1].is_word("TABLES") and len(tokens) == 2:
-            rows = [[e.namespace, e.name, e.format, e.location] for e in self._entries.values()]
-            names = ["namespace", "name", "format", "location"]
-        elif tokens[1].is_word("SCHEMAS", "NAMESPACES", "DATABASES") and len(tokens) == 2:
-            rows, names = [[each] for each in self._namespaces()], ["namespace"]
-        else:
-            return None
-        columns = list(zip(*rows, strict=True)) if rows else [() for _ in names]
-        return pa.table({n: pa.array(list(c), pa.string()) for n, c in zip(names, columns, strict=True)})
 
     def _collect_catalog(self, scans: Mapping[TableName, TableScan]) -> Planned:
         """Run at once, while names still resolve: the engine lists the catalog during execution."""
