@@ -39,10 +39,12 @@ from storage.errors import (
 )
 
 if TYPE_CHECKING:
+    from firnline.appending import AppendReceipt
     from firnline.connection import Connection, connect
     from firnline.result import ResultStream, ResultTable
 
 __all__ = [
+    "AppendReceipt",
     "CancelledError",
     "ConflictError",
     "Connection",
@@ -69,6 +71,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "AppendReceipt": "firnline.appending",
     "Connection": "firnline.connection",
     "connect": "firnline.connection",
     "ResultStream": "firnline.result",

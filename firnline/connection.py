@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from firnline.result import ResultStream, ResultTable
 from firnline.settings import Settings, environment, is_url
@@ -13,6 +14,7 @@ from storage.clock import Clock, SystemClock
 from storage.errors import InvalidError
 
 if TYPE_CHECKING:
+    from firnline.appending import AppendReceipt
     from firnline.embedded import OpenRunner
 
 __all__ = ["Connection", "connect"]
@@ -26,8 +28,9 @@ WHERE table_schema <> 'information_schema' ORDER BY table_schema, table_name
 class Connection:
     """A lake that answers SQL. Safe for use by several threads; a context manager that closes itself."""
 
-    def __init__(self, transport: Transport, *, lake: str = "") -> None:
+    def __init__(self, transport: Transport, *, lake: str = "", clock: Clock | None = None) -> None:
         self._transport = transport
+        self._clock = clock or SystemClock()
         self.lake = lake
 
     def sql(
@@ -57,6 +60,54 @@ class Connection:
     ) -> ResultStream:
         """Start one statement and return its batches as they come, for answers larger than memory."""
         return ResultStream(self._transport.run(query, params, timeout_ms=timeout_ms, max_rows=max_rows))
+
+    def append(
+        self,
+        table: str,
+        data: Any,
+        *,
+        on_conflict: str | None = None,
+        ack: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> AppendReceipt:
+        """Append rows to a table and return once they are durable.
+
+        Up to 32 MiB of rows are stored all or none. More is stored in parts, one after another, each all or none.
+
+        Parameters
+        ----------
+        table : ``namespace.table``, or the name of one in ``default``
+        data : a pyarrow table, batch or reader, a pandas or Polars data frame, a dictionary of columns or a list of
+            dictionaries. Columns go by name, those that are missing are null, and no value is changed to fit
+        on_conflict : for a table with a primary key: what becomes of a row whose key is there. ``update`` (the
+            default) replaces it, ``nothing`` keeps it, ``error`` refuses the rows
+        ack : where the rows are before this returns: ``fsync``, ``object``; None: as the lake is set
+        idempotency_key : a name for this data. Rows that were stored under it in the last 15 minutes are not stored
+            again, whatever they were; the parts of large data get ``#1``, ``#2``, … behind it
+
+        Raises
+        ------
+        InvalidError
+            Rows do not fit; ``facts`` hold ``column``, and ``row``, from 1. Nothing of their part is stored, and
+            ``facts["rows_stored"]`` says what the parts before it stored.
+        ConflictError
+            With ``on_conflict="error"``: a key is there already.
+        UnavailableError
+            Nothing was stored.
+        IndeterminateError
+            It is not known whether the rows were stored; call again with the same ``idempotency_key``.
+        """
+        from firnline.appending import append_data
+
+        return append_data(
+            self._transport,
+            self._clock,
+            table,
+            data,
+            on_conflict=on_conflict,
+            ack=ack,
+            idempotency_key=idempotency_key,
+        )
 
     def tables(self) -> ResultTable:
         """Return the lake's tables: ``table_schema``, ``table_name``, ``table_type``."""
@@ -106,7 +157,8 @@ def connect(
     settings = settings or environment()
     clock = clock or SystemClock()
     place = os.fspath(lake) if lake is not None else settings.lake
-    return Connection(_transport(place, token or settings.token, isolated, settings, clock), lake=place)
+    transport = _transport(place, token or settings.token, isolated, settings, clock)
+    return Connection(transport, lake=place, clock=clock)
 
 
 def _transport(lake: str, token: str | None, isolated: bool, settings: Settings, clock: Clock) -> Transport:
@@ -117,9 +169,15 @@ def _transport(lake: str, token: str | None, isolated: bool, settings: Settings,
             raise InvalidError(f"a lake over HTTP needs an extra: pip install 'firnline[cli]' ({error})") from None
         return HttpTransport(lake, token=token, clock=clock, allow_http=settings.allow_http)
     from firnline.embedded import EmbeddedTransport
-    from firnline.opening import limits, open_runner
+    from firnline.opening import engine_settings, limits, open_runner
+    from service.components import open_engine
 
-    return EmbeddedTransport(open_runner(lake, settings, isolated=isolated), clock=clock, limits=limits(settings))
+    return EmbeddedTransport(
+        open_runner(lake, settings, isolated=isolated),
+        clock=clock,
+        limits=limits(settings),
+        open_writer=partial(open_engine, engine_settings(lake, settings)) if isolated else None,
+    )
 
 
 def connect_runner(open_runner: OpenRunner, *, clock: Clock | None = None) -> Connection:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from firnline.loop import BackgroundLoop, wait
-from firnline.transport import Answer, Params
+from firnline.transport import Answer, Params, split_name
 from service.executor import InlineExecutor
 from service.statement import Limits, Receipt, Result, Runner, Statement
 from storage.clock import Clock
+from storage.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from service.engine import Engine
+    from service.ingest.ingest import Asked, Ingested
 
 __all__ = ["EmbeddedTransport", "OpenRunner"]
 
@@ -30,14 +36,26 @@ class EmbeddedTransport:
     ----------
     open_runner : opens the runner, on the background loop
     limits : of a statement that asks for none itself; by default it may take as long as it takes
+    open_writer : opens the engine that appends rows, where the runner is none; at the first append
     """
 
-    def __init__(self, open_runner: OpenRunner, *, clock: Clock, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        open_runner: OpenRunner,
+        *,
+        clock: Clock,
+        limits: Limits | None = None,
+        open_writer: OpenRunner | None = None,
+    ) -> None:
         self._clock = clock
         self._limits = limits or Limits(timeout_ms=0)
+        self._open_writer = open_writer
+        self._writer: tuple[asyncio.Event, Runner, asyncio.Task[None]] | None = None
+        self._writer_opens = threading.Lock()
         self._loop = BackgroundLoop()
         try:
             self._stop, runner, self._held = self._loop.run(_open(open_runner))
+            self._opened = runner
             self._runner = InlineExecutor(runner, clock)
         except BaseException:
             self._loop.close()
@@ -54,8 +72,36 @@ class EmbeddedTransport:
         result = self._loop.run(self._runner.run(statement))
         return _EmbeddedAnswer(self._loop, result)
 
+    def append(self, table: str, rows: pa.Table, asked: Asked) -> Ingested:
+        """Store the rows, all or none, and return once they are durable."""
+        return self._loop.run(self._append(self._engine(), *split_name(table), rows, asked))
+
+    async def _append(self, engine: Engine, namespace: str, name: str, rows: pa.Table, asked: Asked) -> Ingested:
+        from service.ingest.ingest import ingest_table
+
+        statement = Statement("", self._clock.new_id(), role="writer", limits=self._limits)
+        return await ingest_table(engine, namespace, name, rows, asked, self._runner, statement)
+
+    def _engine(self) -> Engine:
+        """Return the engine that appends."""
+        from service.engine import Engine
+
+        if isinstance(self._opened, Engine):
+            return self._opened
+        with self._writer_opens:
+            if self._writer is None:
+                if self._open_writer is None:
+                    raise UnsupportedError("this connection runs statements only; rows cannot be appended to it")
+                self._writer = self._loop.run(_open(self._open_writer))
+            engine = self._writer[1]
+        assert isinstance(engine, Engine)
+        return engine
+
     def close(self) -> None:
         """Cancel every statement, close the runner and end the thread."""
+        if self._writer is not None:
+            with contextlib.suppress(Exception):
+                self._loop.run(_end(self._writer[0], self._writer[2]))
         with contextlib.suppress(Exception):
             self._loop.run(_end(self._stop, self._held))
         self._loop.close()

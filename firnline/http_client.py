@@ -10,19 +10,20 @@ from __future__ import annotations
 import io
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import fields
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlsplit
 
 import httpx
 import pyarrow as pa
 
 from firnline.problem import error_of
 from firnline.settings import is_loopback
-from firnline.transport import Answer, Params
+from firnline.transport import Answer, Params, split_name
 from firnline.wire_params import to_wire
+from service.ingest.ingest import Ingested
 from service.statement import Receipt
 from storage.clock import Clock
 from storage.errors import (
@@ -33,8 +34,14 @@ from storage.errors import (
     InvalidError,
     UnavailableError,
 )
+from storage.log import AckMode
+
+if TYPE_CHECKING:
+    from service.ingest.ingest import Asked
 
 __all__ = ["HttpTransport"]
+
+T = TypeVar("T")
 
 _ATTEMPTS_MAX = 4
 _PAUSE_MS, _PAUSE_MS_MAX = 100, 5_000
@@ -54,6 +61,7 @@ class HttpTransport:
                 "the token would cross the network in the clear; use https, or set FIRN_ALLOW_HTTP=1", url=url
             )
         self._clock = clock
+        self._near = is_loopback(parts.hostname)
         self._url = url.rstrip("/")
         self._pause = threading.Event()
         self._client = httpx.Client(
@@ -72,6 +80,28 @@ class HttpTransport:
             body["params"] = to_wire(params)
         return _HttpAnswer(self, self._retried(json.dumps(body, allow_nan=False).encode()))
 
+    def append(self, table: str, rows: pa.Table, asked: Asked) -> Ingested:
+        """Store the rows, all or none, and return once they are durable.
+
+        Each append has an idempotency key, so that it can be sent again when nobody knows what became of it.
+        """
+        options = {"on_conflict": asked.on_conflict, "ack": asked.ack.value if asked.ack else None}
+        headers = {"Content-Type": _ARROW, "Idempotency-Key": asked.idempotency_key or self._clock.new_id()}
+        request = {
+            "url": f"/v1/tables/{quote('.'.join(split_name(table)), safe='')}/rows",
+            "params": {name: value for name, value in options.items() if value is not None},
+            "content": _ipc(rows, compressed=not self._near),
+            "headers": headers,
+        }
+        told = self._again(lambda: self._posted(request), (UnavailableError, IndeterminateError))
+        return Ingested(
+            told["table"],
+            told["rows"],
+            AckMode(told["ack"]) if told.get("ack") else None,
+            told.get("position"),
+            bool(told.get("idempotent_replay")),
+        )
+
     def get_json(self, path: str) -> Any:
         """Return the JSON document at a path of the server."""
         try:
@@ -88,15 +118,30 @@ class HttpTransport:
         self._client.close()
 
     def _retried(self, body: bytes) -> httpx.Response:
+        return self._again(lambda: self._sent(body), (UnavailableError,))
+
+    def _again(self, send: Callable[[], T], retryable: tuple[type[FirnlineError], ...]) -> T:
         for attempt in range(1, _ATTEMPTS_MAX):
             try:
-                return self._sent(body)
-            except UnavailableError as error:
+                return send()
+            except retryable as error:
                 if self._pause.wait(self._pause_s(error, attempt)):
                     raise
-        return self._sent(body)
+        return send()
 
-    def _pause_s(self, error: UnavailableError, attempt: int) -> float:
+    def _posted(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            response = self._client.post(**request)
+        except httpx.HTTPError as error:
+            raise self._unreached(error) from None
+        except RuntimeError as error:
+            raise InvalidError("the connection is closed", url=self._url) from error
+        if response.is_error:
+            raise _error(response)
+        told: dict[str, Any] = response.json()
+        return told
+
+    def _pause_s(self, error: FirnlineError, attempt: int) -> float:
         asked = float(error.facts.get("retry_after_s") or 0) * 1000
         longest = min(_PAUSE_MS_MAX, _PAUSE_MS * 2**attempt)
         return min(_PAUSE_MS_MAX, max(asked, self._clock.uniform(longest / 2, longest))) / 1000
@@ -130,6 +175,15 @@ def _error(response: httpx.Response) -> FirnlineError:
         response.read()
         problem = response.json()
     return error_of(problem, status=response.status_code, headers=response.headers)
+
+
+def _ipc(rows: pa.Table, *, compressed: bool) -> bytes:
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd" if compressed else None)
+    with pa.ipc.new_stream(sink, rows.schema, options=options) as writer:
+        writer.write_table(rows)
+    body: bytes = sink.getvalue().to_pybytes()
+    return body
 
 
 class _Body(io.RawIOBase):

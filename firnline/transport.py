@@ -8,13 +8,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
 from service.statement import Receipt
 
-__all__ = ["Answer", "Params", "Transport"]
+if TYPE_CHECKING:
+    from service.ingest.ingest import Asked, Ingested
+
+__all__ = ["Answer", "Params", "Transport", "split_name"]
 
 Params = Sequence[Any] | Mapping[str, Any] | None
 """A sequence for ``$1, $2, …``, a mapping for ``:name``, or None."""
@@ -52,6 +55,19 @@ class Transport(Protocol):
         """Start a statement; None for a limit means the default. Raises a `storage.errors.FirnlineError`."""
         ...
 
+    def append(self, table: str, rows: pa.Table, asked: Asked) -> Ingested:
+        """Store the rows, all or none, and return once they are durable. ``table`` is ``namespace.table`` or a name.
+
+        Raises a `storage.errors.FirnlineError`; after `IndeterminateError` the same idempotency key tells.
+        """
+        ...
+
     def close(self) -> None:
         """Cancel every statement and release everything; closing twice is no error."""
         ...
+
+
+def split_name(table: str) -> tuple[str, str]:
+    """Return namespace and name of ``namespace.table``; a name alone is in ``default``."""
+    namespace, dot, name = table.partition(".")
+    return (namespace, name) if dot else ("default", namespace)

@@ -18,6 +18,7 @@ from functions.keys import check_keys, last_of_each
 from service.ingest.columns import Decoded
 from service.ingest.csv_rows import CsvOptions
 from service.ingest.decode import RowFormat, decode
+from service.statement import Runner, Statement
 from storage.clock import Clock
 from storage.errors import InvalidError
 from storage.log import AckMode, Receipt, RecordKind
@@ -104,8 +105,19 @@ async def ingest_body(
     return await _append(log, entry, checked, asked)
 
 
-async def ingest_table(context: IngestContext, namespace: str, name: str, rows: pa.Table, asked: Asked) -> Ingested:
-    """Store Arrow rows of any types that fit; as `ingest_body`."""
+async def ingest_table(
+    context: IngestContext,
+    namespace: str,
+    name: str,
+    rows: pa.Table,
+    asked: Asked,
+    runner: Runner,
+    statement: Statement,
+) -> Ingested:
+    """Store Arrow rows of any types that fit; as `ingest_body`.
+
+    ``runner`` runs the INSERT of what needs one, within the limits of ``statement``.
+    """
     # Imported here: what only takes small bodies does not need it.
     from service.ingest.conform import conform
 
@@ -115,9 +127,15 @@ async def ingest_table(context: IngestContext, namespace: str, name: str, rows: 
     if known is not None:
         return known
     assert entry.managed is not None
-    schema = entry.managed.spec.schema
-    checked = await asyncio.to_thread(lambda: _checked(Decoded(conform(rows, schema)), entry))
-    return await _append(log, entry, checked, asked)
+    spec = entry.managed.spec
+    if asked.on_conflict in (None, "update"):
+        checked = await asyncio.to_thread(lambda: _checked(Decoded(conform(rows, spec.schema)), entry))
+        return await _append(log, entry, checked, asked)
+    from service.ingest.staged import insert_staged
+
+    fitted = await asyncio.to_thread(conform, rows, spec.schema)
+    _check_keys(Decoded(fitted), spec.primary_key)
+    return await insert_staged(runner, context.stores, context.clock, context.lake, entry, fitted, asked, statement)
 
 
 def decoded_rows(body: bytes, form: RowFormat, entry: TableEntry, asked: Asked) -> pa.Table:
