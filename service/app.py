@@ -20,6 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from catalog.kv import KV
 from service.auth import Auth, VerifyToken
 from service.executor import Executor
+from service.iceberg_rest.catalog import IcebergCatalog
+from service.iceberg_rest.routes import iceberg_routes
 from service.ingest.ingest import IngestContext
 from service.ingest.metrics import IngestMetrics
 from service.ingest.route import BODY_BYTES_MAX, RowsRoute
@@ -68,6 +70,7 @@ class AppComponents:
     blobs : where results of asynchronous statements lie, under ``<results_prefix>statements/``
     verify : looks an API token up; None lets everybody in
     ingest : what appends rows; None where this process takes none
+    iceberg : served as an Iceberg REST catalog, where given
     """
 
     executor: Executor
@@ -78,6 +81,7 @@ class AppComponents:
     verify: VerifyToken | None = None
     results_prefix: str = ""
     ingest: IngestContext | None = None
+    iceberg: IcebergCatalog | None = None
 
 
 def create_app(components: AppComponents, settings: AppSettings | None = None) -> FastAPI:
@@ -101,6 +105,9 @@ def create_app(components: AppComponents, settings: AppSettings | None = None) -
     rows = _rows(components, service, settings)
     for method, path, handler in [*routes(service), *rows, ("GET", "/openapi.json", openapi)]:
         app.router.routes.append(Route(path, _Endpoint(handler), methods=[method]))
+    if components.iceberg is not None:
+        for method, path, route in iceberg_routes(components.iceberg, service.auth):
+            app.router.routes.append(Route(path, route, methods=[method]))
     app.openapi = describe  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _no_route)
     app.add_middleware(_Edge, clock=components.clock)

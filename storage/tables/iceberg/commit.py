@@ -129,7 +129,7 @@ class IcebergWriter:
             raise NotFoundError("the table has no metadata yet", location=self._location)
         return location
 
-    async def publish(self, attempt: Attempt, expected: str) -> None:
+    async def publish(self, attempt: Attempt, expected: str | None) -> None:
         """Make one try true. Raises `ConflictError` if the table changed, and removes the files of the try."""
         await self._publish(attempt, expected)
 
