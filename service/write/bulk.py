@@ -7,13 +7,14 @@ import pyarrow as pa
 from catalog.tables import TableEntry
 from functions.layout import write_files
 from functions.rewrite import format_of
+from service.write.alter import adopt
 from service.write.context import Work
 from service.write.retry import LostError
 from storage.errors import ConflictError
 from storage.tables.snapshot import Snapshot
 from storage.tables.write import Change, DataFile, Watermark
 
-__all__ = ["BULK_BYTES", "append_files", "commit", "new_files"]
+__all__ = ["BULK_BYTES", "append_files", "commit", "keep_watermark", "new_files"]
 
 BULK_BYTES = 32 << 20
 """Inserts of more Arrow bytes than this become files at once."""
@@ -29,18 +30,11 @@ async def append_files(work: Work, entry: TableEntry, rows: pa.Table) -> None:
 async def new_files(work: Work, entry: TableEntry, snapshot: Snapshot, rows: pa.Table) -> list[DataFile]:
     """Write rows, fitted to the table, as files that belong to no table yet."""
     assert entry.managed is not None
-    check_schema(entry, snapshot)
+    await adopt(work, entry, snapshot)
     return await write_files(
         work.stores, work.engine.clock, snapshot.location, snapshot.schema, entry.managed.spec, rows,
         table_format=format_of(snapshot),
     )  # fmt: skip
-
-
-def check_schema(entry: TableEntry, snapshot: Snapshot) -> None:
-    """Raise `LostError` while an ALTER TABLE is between the table's own metadata and the catalog."""
-    assert entry.managed is not None
-    if snapshot.schema.names != entry.managed.spec.schema.names:
-        raise LostError("the table's columns are being changed")
 
 
 async def commit(work: Work, entry: TableEntry, base: Snapshot, change: Change) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from service.write.context import Outcome, Work
 from service.write.statements import (
+    AlterTable,
     CreateTable,
     Delete,
     DropTable,
@@ -44,5 +45,9 @@ async def dispatch(work: Work, write: Write) -> Outcome:
             from service.write.overwrite import truncate
 
             return await truncate(work, write)
+        case AlterTable():
+            from service.write.alter import alter_table
+
+            return await alter_table(work, write)
         case _:
             raise UnsupportedError("this statement is not supported", statement=type(write).__name__)

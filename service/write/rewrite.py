@@ -17,7 +17,8 @@ from functions.fold_log import fold_shard
 from functions.live_rows import live_rows
 from functions.records import plain
 from functions.rewrite import rewrite_rows
-from service.write.bulk import check_schema, commit
+from service.write.alter import adopt
+from service.write.bulk import commit
 from service.write.context import Outcome, Work
 from service.write.feed import Answer, answer
 from service.write.modify import select_target, updated_rows
@@ -82,7 +83,7 @@ async def folded(work: Work, entry: TableEntry) -> Snapshot:
             if error.facts.get("table") == f"{entry.namespace}.{entry.name}":
                 raise error
         snapshot = await work.load(entry)
-    check_schema(entry, snapshot)
+    await adopt(work, entry, snapshot)
     return snapshot
 
 
