@@ -1,0 +1,295 @@
+"""A pass over a lake: logs folded into tables, small files merged, folded segments swept; once, or again and again.
+
+Passes may run in several processes at once: each of the three is safe to repeat and to lose a race, so there is no
+lock. Who runs them: `firn compact`, a child process of the server (`service.compactor`), and in the background of an
+embedded lake (`background`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from catalog.tables import TableEntry, Tables
+from functions.compact import CompactSettings, Optimized, optimize
+from functions.fold import FoldSettings
+from functions.fold_log import FoldReport, Progress, fold_shard, fold_tables
+from service.log.place import LOG_FOLDER
+from storage.blobs import Blobs
+from storage.clock import Clock
+from storage.errors import FirnlineError
+from storage.log import Position
+from storage.log.access import Logs
+from storage.log.chain import list_slots
+from storage.log.settings import LogSettings
+from storage.log.sweep import sweep
+from storage.stores import Stores, join, normalize
+
+__all__ = [
+    "Compaction",
+    "CompactionSettings",
+    "PassReport",
+    "Unfolded",
+    "background",
+    "compact_lake",
+    "compact_tables",
+    "flush",
+    "unfolded",
+    "watch",
+]
+
+_log = logging.getLogger("firnline.compaction")
+_SEAL_BYTES = 72
+_FAILED_PAUSE_S = 5.0
+_FAILED_PAUSE_MAX_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionSettings:
+    """When what is folded and merged.
+
+    A log is folded as soon as one of the three is reached:
+
+    age_s : the oldest record that is not folded; 0: whatever there is
+    bytes_min : what is not folded, as it lies in the object store
+    segments_min : in how many segments
+
+    interval_s : how often that is looked at
+    merge_files_min : small files of a partition that are worth a merge, right after a fold
+    linger_s : a pass that runs when the lake is closed may go on for so long
+    """
+
+    interval_s: float = 10.0
+    age_s: float = 0.0
+    bytes_min: int = 16 << 20
+    segments_min: int = 200
+    merge_files_min: int = 8
+    linger_s: float = 5.0
+    fold: FoldSettings = field(default_factory=FoldSettings)
+    compact: CompactSettings = field(default_factory=CompactSettings)
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """The parts of an open lake that compaction works on. ``lake`` is its location, ``log`` what its writers use."""
+
+    stores: Stores
+    logs: Logs
+    tables: Tables
+    clock: Clock
+    lake: str
+    log: LogSettings = field(default_factory=LogSettings)
+
+    def log_place(self, shard: int) -> tuple[Blobs, str]:
+        """Where a log lies: its blobs, and the prefix of its keys."""
+        return self.stores.resolve(join(normalize(self.lake), LOG_FOLDER, str(shard)))
+
+
+@dataclass
+class PassReport:
+    """What a pass did.
+
+    errors : table → what stopped its fold or merge
+    """
+
+    fold: FoldReport = field(default_factory=FoldReport)
+    merged: dict[str, Optimized] = field(default_factory=dict)
+    n_segments_swept: int = 0
+    errors: dict[str, FirnlineError] = field(default_factory=dict)
+
+    @property
+    def did_something(self) -> bool:
+        """Whether any commit was made."""
+        return bool(self.fold.total["commits"] or any(each.n_commits for each in self.merged.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Unfolded:
+    """What of a log is in the object store and not in the tables. ``oldest_ms`` is None if there is nothing."""
+
+    n_bytes: int = 0
+    n_segments: int = 0
+    oldest_ms: int | None = None
+
+
+async def unfolded(compaction: Compaction, shard: int, mark: int) -> Unfolded:
+    """Return how much of a log waits behind its mark, from one listing."""
+    blobs, prefix = compaction.log_place(shard)
+    waiting = [
+        meta for slot, meta in await list_slots(blobs, prefix) if slot.sequence >= mark and meta.size > _SEAL_BYTES
+    ]
+    oldest_ms = min((meta.modified_ms for meta in waiting), default=None)
+    return Unfolded(sum(meta.size for meta in waiting), len(waiting), oldest_ms)
+
+
+async def compact_lake(
+    compaction: Compaction,
+    settings: CompactionSettings | None = None,
+    *,
+    shards: Collection[int] | None = None,
+    progress: Progress | None = None,
+) -> PassReport:
+    """Fold the logs, or those of ``shards``, merge small files of the tables that got rows, and sweep.
+
+    What stops one table is in the report and stops no other. Raises `UnavailableError` and the like when the catalog
+    or the store does not answer at all.
+    """
+    settings = settings or CompactionSettings()
+    report = PassReport()
+    parts = (compaction.stores, compaction.logs, compaction.tables, compaction.clock)
+    for shard in sorted(await _shards(compaction) if shards is None else shards):
+        await fold_shard(*parts, shard, settings.fold, report.fold, progress)
+        await _sweep(compaction, shard, report)
+    report.errors.update(report.fold.errors)
+    entries = {f"{entry.namespace}.{entry.name}": entry for entry in await compaction.tables.all()}
+    for name in report.fold.by_table:
+        if name in entries:
+            await _merge(compaction, entries[name], settings.merge_files_min, settings.compact, report)
+    return report
+
+
+async def compact_tables(
+    compaction: Compaction,
+    wanted: Collection[TableEntry],
+    settings: CompactionSettings | None = None,
+    *,
+    files_min: int = 2,
+    progress: Progress | None = None,
+) -> PassReport:
+    """Fold the records of some tables, and merge their small files. Raises what stops a fold."""
+    settings = settings or CompactionSettings()
+    parts = (compaction.stores, compaction.logs, compaction.tables, compaction.clock)
+    report = PassReport(await fold_tables(*parts, wanted, settings.fold, progress))
+    for entry in wanted:
+        await _merge(compaction, entry, files_min, settings.compact, report)
+    return report
+
+
+async def flush(compaction: Compaction, shards: Collection[int] | None = None) -> None:
+    """Bring everything that was acknowledged to the object store, so that a fold that begins now finds it.
+
+    Raises `UnavailableError` naming the owner of a log that cannot be reached.
+    """
+    for shard in sorted(await _shards(compaction) if shards is None else shards):
+        await (await compaction.logs.log(shard)).flush()
+
+
+async def _shards(compaction: Compaction) -> set[int]:
+    entries = await compaction.tables.all()
+    known = {entry.managed.shard for entry in entries if entry.managed is not None}
+    return known | set(await compaction.logs.folded())
+
+
+async def _merge(
+    compaction: Compaction, entry: TableEntry, files_min: int, settings: CompactSettings, report: PassReport
+) -> None:
+    name = f"{entry.namespace}.{entry.name}"
+    bounded = CompactSettings(files_min, settings.bins_max, settings.attempts_max, settings.layout)
+    try:
+        merged = await optimize(compaction.stores, compaction.tables, compaction.clock, entry, bounded)
+    except FirnlineError as error:
+        report.errors[name] = error
+        return
+    if merged.n_commits:
+        report.merged[name] = merged
+
+
+async def _sweep(compaction: Compaction, shard: int, report: PassReport) -> None:
+    mark = (await compaction.logs.folded()).get(shard, 0)
+    blobs, prefix = compaction.log_place(shard)
+    swept = await sweep(blobs, prefix, Position(0, mark), compaction.log, compaction.clock)
+    report.n_segments_swept += swept.n_segments
+
+
+async def watch(
+    compaction: Compaction,
+    settings: CompactionSettings | None = None,
+    *,
+    stop: asyncio.Event | None = None,
+    on_pass: Callable[[PassReport], None] | None = None,
+) -> None:
+    """Make a pass over the logs that are due, every ``interval_s``, until ``stop``. Failures are logged and retried."""
+    settings, stop = settings or CompactionSettings(), stop or asyncio.Event()
+    failed_s = _FAILED_PAUSE_S
+    while not stop.is_set():
+        pause_s = settings.interval_s
+        try:
+            due = await _due(compaction, settings)
+            report = await compact_lake(compaction, settings, shards=due) if due else PassReport()
+            for table, error in report.errors.items():
+                _log.warning("compaction of %s failed: %s: %s", table, type(error).__name__, error)
+            if due and on_pass is not None:
+                on_pass(report)
+            failed_s = _FAILED_PAUSE_S
+        except FirnlineError as error:
+            _log.warning("compaction failed and is tried again: %s: %s", type(error).__name__, error)
+            pause_s, failed_s = failed_s, min(2 * failed_s, _FAILED_PAUSE_MAX_S)
+        await _wait(stop, pause_s)
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+
+
+async def _due(compaction: Compaction, settings: CompactionSettings) -> list[int]:
+    marks = await compaction.logs.folded()
+    now_ms = compaction.clock.now_ms()
+    due = []
+    for shard in sorted(await _shards(compaction)):
+        waiting = await unfolded(compaction, shard, marks.get(shard, 0))
+        if waiting.oldest_ms is not None and (
+            now_ms - waiting.oldest_ms >= settings.age_s * 1000
+            or waiting.n_bytes >= settings.bytes_min
+            or waiting.n_segments >= settings.segments_min
+        ):
+            due.append(shard)
+    return due
+
+
+@asynccontextmanager
+async def background(
+    compaction: Compaction, settings: CompactionSettings, wrote: Callable[[], bool]
+) -> AsyncIterator[None]:
+    """Watch while the block runs. Afterwards a pass that runs, or is due by size, gets ``linger_s`` to end.
+
+    A pass that is cut off does no harm: what it began is begun anew by the next.
+
+    Parameters
+    ----------
+    wrote : whether this process appended rows; who only reads does not stay to fold
+    """
+    stop = asyncio.Event()
+    watching = asyncio.create_task(_watch_later(compaction, settings, stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(settings.linger_s):
+                await watching
+                if wrote():
+                    await _last_pass(compaction, settings)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def _watch_later(compaction: Compaction, settings: CompactionSettings, stop: asyncio.Event) -> None:
+    # Not at once: a process that runs one statement is gone before.
+    await _wait(stop, min(1.0, settings.interval_s))
+    await watch(compaction, settings, stop=stop)
+
+
+async def _last_pass(compaction: Compaction, settings: CompactionSettings) -> None:
+    try:
+        due = await _due(compaction, replace(settings, age_s=math.inf))
+        if due:
+            await compact_lake(compaction, settings, shards=due)
+    except FirnlineError as error:
+        _log.warning("compaction at the end failed: %s: %s", type(error).__name__, error)

@@ -1,0 +1,187 @@
+"""The compactor: a process of the server's that folds and merges, started anew whenever it dies.
+
+Started as ``python -m service.compactor PARENT_PID`` with its settings pickled on standard input, which stays open:
+when it ends, the server is gone or wants the compactor to end. Each pass is a line of JSON on standard output.
+A compactor that is killed leaves nothing to mend, so nothing waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import pickle
+import signal
+import struct
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+from catalog.tables import Tables
+from service.compaction import Compaction, CompactionSettings, PassReport, watch
+from service.components import access_policy, open_catalog
+from service.log.open import open_logs
+from service.settings import EngineSettings
+from storage.blobs.open import open_blobs
+from storage.clock import Clock, SystemClock
+from storage.stores import Stores
+
+__all__ = ["Compactor", "compactor_process", "main", "open_compaction", "summary"]
+
+_log = logging.getLogger("firnline.compaction")
+_PR_SET_PDEATHSIG = 1
+_LENGTH = struct.Struct("<I")
+_RESTART_S, _RESTART_MAX_S = 0.5, 30.0
+_HEALTHY_S = 60.0
+_EXIT_S = 5.0
+
+
+@asynccontextmanager
+async def open_compaction(settings: EngineSettings, clock: Clock | None = None) -> AsyncIterator[Compaction]:
+    """Open what compaction needs of a lake, without a query engine. Raises `NotFoundError` if there is no lake."""
+    clock = clock or SystemClock()
+    stores = Stores(partial(open_blobs, s3=settings.s3, clock=clock), access_policy(settings))
+    kv = await open_catalog(settings, clock, stores)
+    logs = open_logs(settings.lake, settings.log, kv, stores, clock)
+    try:
+        yield Compaction(stores, logs, Tables(kv, clock), clock, settings.lake, settings.log.writer)
+    finally:
+        await logs.close()
+        await kv.close()
+        await stores.close()
+
+
+@dataclass
+class Compactor:
+    """A running compactor as the server sees it. ``pid`` is None while it is being started anew."""
+
+    pid: int | None = None
+    n_starts: int = 0
+    n_passes: int = 0
+    last_pass: dict[str, object] | None = None
+
+
+@asynccontextmanager
+async def compactor_process(
+    settings: EngineSettings, compaction: CompactionSettings | None = None, clock: Clock | None = None
+) -> AsyncIterator[Compactor]:
+    """Keep a compactor of the lake running while the block runs."""
+    # It appends nothing, so it never owns a log.
+    alone = replace(settings, log=replace(settings.log, may_own=False, url=None, secret=None))
+    payload = pickle.dumps((alone, compaction or CompactionSettings()))
+    compactor = Compactor()
+    keeping = asyncio.create_task(_keep(compactor, payload, clock or SystemClock()))
+    try:
+        yield compactor
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def _keep(compactor: Compactor, payload: bytes, clock: Clock) -> None:
+    pause_s = _RESTART_S
+    while True:
+        started_s = clock.monotonic_s()
+        status = await _run(compactor, payload)
+        if clock.monotonic_s() - started_s > _HEALTHY_S:
+            pause_s = _RESTART_S
+        _log.warning("the compactor ended with status %s and is started anew in %.1f s", status, pause_s)
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _RESTART_MAX_S)
+
+
+async def _run(compactor: Compactor, payload: bytes) -> int:
+    """Run one process to its end, and return its status; cancelled, end the process first."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "service.compactor", str(os.getpid()),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    compactor.pid, compactor.n_starts = process.pid, compactor.n_starts + 1
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        with contextlib.suppress(ConnectionError):
+            process.stdin.write(_LENGTH.pack(len(payload)) + payload)
+            await process.stdin.drain()
+        async for line in process.stdout:
+            with contextlib.suppress(ValueError):
+                compactor.last_pass = json.loads(line)
+                compactor.n_passes += 1
+        return await process.wait()
+    finally:
+        compactor.pid = None
+        process.stdin.close()
+        if process.returncode is None:
+            try:
+                await asyncio.wait_for(asyncio.shield(process.wait()), _EXIT_S)
+            except (TimeoutError, asyncio.CancelledError):
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+
+
+def main(arguments: list[str]) -> None:
+    """Run the compactor of the process ``arguments[0]`` until its standard input ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != int(arguments[0]):
+        return
+    # Ctrl-C in a terminal reaches the whole group; the server says when it is time.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(AttributeError, OSError):
+        os.nice(5)
+    from service.logs import configure_logs
+
+    configure_logs("info")
+    (length,) = _LENGTH.unpack(_exactly(_LENGTH.size))
+    settings, compaction = pickle.loads(_exactly(length))
+    asyncio.run(_main(settings, compaction))
+
+
+def _exactly(n: int) -> bytes:
+    data = sys.stdin.buffer.read(n)
+    if len(data) != n:
+        sys.exit(0)
+    return data
+
+
+async def _main(settings: EngineSettings, compaction: CompactionSettings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def ended() -> None:
+        if not os.read(sys.stdin.fileno(), 1 << 10):
+            loop.remove_reader(sys.stdin.fileno())
+            stop.set()
+
+    loop.add_reader(sys.stdin.fileno(), ended)
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    async with open_compaction(settings) as opened:
+        await watch(opened, compaction, stop=stop, on_pass=_print)
+
+
+def _print(report: PassReport) -> None:
+    print(json.dumps(summary(report)), flush=True)
+
+
+def summary(report: PassReport) -> dict[str, object]:
+    """Return the report as JSON: counts in all, and errors by table."""
+    merged = report.merged.values()
+    return {
+        "folded": dict(report.fold.total),
+        "merged": {
+            "commits": sum(each.n_commits for each in merged),
+            "files_removed": sum(each.n_files_removed for each in merged),
+            "files_added": sum(each.n_files_added for each in merged),
+        },
+        "segments_swept": report.n_segments_swept,
+        "errors": {table: f"{type(error).__name__}: {error}" for table, error in report.errors.items()},
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
