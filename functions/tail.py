@@ -30,6 +30,8 @@ from storage.tables.snapshot import Snapshot
 __all__ = ["TableTail", "Tails"]
 
 READ_BYTES = 64 << 20
+_HERE_BYTES = 128 << 10
+"""What waits and is not more is decoded on the event loop: a thread would cost more than it frees."""
 _READS_MAX = 8
 
 
@@ -110,7 +112,7 @@ class Tails:
         mark = folded_before.get(number, 0)
         for _ in range(_READS_MAX):
             await shard.refresh(await self._logs.log(number), mark)
-            found = shard.table(entry, snapshot, max(watermark, mark))
+            found = await shard.table(entry, snapshot, max(watermark, mark))
             if found is not None:
                 shard.evict(self._bytes_max)
                 return found
@@ -129,6 +131,8 @@ class _Held:
     waiting: list[LogRecord] = field(default_factory=list)
     rows: TailRows | None = None
     is_evicted: bool = False
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Of the statement that decodes what waits."""
 
     @property
     def n_bytes(self) -> int:
@@ -140,11 +144,29 @@ class _Held:
             self.waiting = [each for each in self.waiting if each.position.sequence >= before]
             self.start = before
             if self.rows is not None:
-                self.rows.forget(before)
+                self.rows = self.rows.since(before)
 
     def evict(self) -> None:
         """Leave out all."""
         self.waiting, self.rows, self.is_evicted = [], None, True
+
+    async def decode(self, entry: TableEntry, schema: pa.Schema) -> TailRows | None:
+        """Bring the rows forward by what waits now, in a thread if that is much, and return them; None: evicted."""
+        async with self.turn:
+            while not self.is_evicted:
+                rows = self.rows or TailRows.empty(entry, schema)
+                self.rows, waiting, start = rows, self.waiting, self.start
+                n = len(waiting)
+                if sum(len(each.record.body) for each in waiting) <= _HERE_BYTES:
+                    forward = rows.then(waiting, entry)
+                else:
+                    forward = await asyncio.to_thread(rows.then, waiting[:n], entry)
+                if self.is_evicted:
+                    return forward
+                if self.rows is rows and self.start == start:
+                    self.rows, self.waiting = forward, waiting[n:]
+                    return forward
+            return None
 
 
 @dataclass
@@ -227,7 +249,7 @@ class _Shard:
             held.evict()
             total -= size
 
-    def table(self, entry: TableEntry, snapshot: Snapshot, start: int) -> TableTail | None:
+    async def table(self, entry: TableEntry, snapshot: Snapshot, start: int) -> TableTail | None:
         """Return the records of a table from sequence ``start`` on; None if they must be read again."""
         if self.epoch is None:
             return None
@@ -242,7 +264,8 @@ class _Shard:
             return None
         self.tables.move_to_end(entry.id)
         held.forget(start)
-        rows = held.rows = held.rows or TailRows.empty(entry, snapshot.schema)
-        rows.add(held.waiting, entry)
-        held.waiting = []
+        rows = await held.decode(entry, snapshot.schema)
+        if rows is None or held.start != start or not rows.fits(entry, snapshot.schema):
+            # Another statement went on with it meanwhile.
+            return None
         return TableTail(snapshot.schema, since, start, rows.batches, rows.keys, rows.state, rows.n_bytes)

@@ -1,7 +1,8 @@
 """The rows of one table's tail, brought forward record by record. Does no IO.
 
 They lie in *runs*: consecutive records in one table each, the newest last, merged as soon as an older run is not much
-larger than what follows it, so a row is copied a logarithmic number of times.
+larger than what follows it, so a row is copied a logarithmic number of times. A run has a bounded number of rows, so
+that overriding a row copies few others.
 
 With a primary key a run has at most one row of each key, and a key is in one run only: its newest. A deletion is a row
 too, with nulls beside its key. What a newer run overrides is found by the keys' hashes and then by the keys themselves.
@@ -16,7 +17,6 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from catalog.tables import TableEntry
 from functions.keys import key_columns, key_hashes, last_indices
@@ -26,6 +26,7 @@ from storage.log import LogRecord, RecordKind
 __all__ = ["TailRows"]
 
 _BATCH_ROWS = 16_384
+_RUN_ROWS = 65_536
 _FEW = 16
 
 
@@ -49,14 +50,15 @@ class _Run:
         return _Run(rows, self.sequences[mask], self.hashes[mask] if len(self.hashes) else self.hashes,
                     self.deleted[mask] if len(self.deleted) else self.deleted)  # fmt: skip
 
-    def then(self, later: _Run) -> _Run:
-        """Return the rows of both."""
+    def parts(self) -> list[_Run]:
+        """Return the rows in runs of a bounded number of rows, which are not copied."""
+        return [self._slice(start, start + _RUN_ROWS) for start in range(0, len(self), _RUN_ROWS)]
+
+    def _slice(self, start: int, limit: int) -> _Run:
         return _Run(
-            pa.concat_tables([self.rows, later.rows]).combine_chunks(),
-            np.concatenate((self.sequences, later.sequences)),
-            np.concatenate((self.hashes, later.hashes)),
-            np.concatenate((self.deleted, later.deleted)),
-        )
+            self.rows.slice(start, limit - start),
+            self.sequences[start:limit], self.hashes[start:limit], self.deleted[start:limit],
+        )  # fmt: skip
 
     @cached_property
     def live(self) -> tuple[pa.RecordBatch, ...]:
@@ -69,9 +71,9 @@ class _Run:
         return tuple(key_columns(self.rows, names).to_batches(max_chunksize=_BATCH_ROWS))
 
 
-@dataclass
+@dataclass(frozen=True)
 class TailRows:
-    """What a table's records from some sequence on leave of its rows.
+    """What a table's records from some sequence on leave of its rows. Never changes.
 
     schema : the snapshot's, which rows are fitted to
     keys_named : the primary key's columns as ``schema`` names them
@@ -80,7 +82,7 @@ class TailRows:
 
     schema: pa.Schema
     keys_named: tuple[str, ...]
-    runs: list[_Run] = field(default_factory=list)
+    runs: tuple[_Run, ...] = ()
     state: object = field(default_factory=object)
 
     @classmethod
@@ -92,46 +94,46 @@ class TailRows:
         """Whether the rows have the columns of ``schema``."""
         return self.schema.equals(schema, check_metadata=True) and self.keys_named == key_names(entry, schema)
 
-    @property
+    @cached_property
     def n_bytes(self) -> int:
         return sum(run.rows.nbytes + 17 * len(run) for run in self.runs)
 
-    @property
+    @cached_property
     def batches(self) -> tuple[pa.RecordBatch, ...]:
         """Live rows."""
         return tuple(itertools.chain.from_iterable(run.live for run in self.runs))
 
-    @property
+    @cached_property
     def keys(self) -> tuple[pa.RecordBatch, ...] | None:
         """Keys that were written or deleted; None without a primary key."""
         if not self.keys_named:
             return None
         return tuple(itertools.chain.from_iterable(run.keys(self.keys_named) for run in self.runs))
 
-    def forget(self, before: int) -> None:
-        """Leave out the records before a sequence; what is left of a key is its last record, if that is not older."""
-        if not any(len(run) and run.sequences.min() < before for run in self.runs):
-            return
-        self.runs = [kept for run in self.runs if len(kept := run.where(run.sequences >= before))]
-        self.state = object()
+    def since(self, sequence: int) -> TailRows:
+        """Return what the records from a sequence on leave; of a key its last record, if that is not older."""
+        if not any(len(run) and run.sequences.min() < sequence for run in self.runs):
+            return self
+        kept = (run.where(run.sequences >= sequence) for run in self.runs)
+        return TailRows(self.schema, self.keys_named, tuple(run for run in kept if len(run)))
 
-    def add(self, records: Sequence[LogRecord], entry: TableEntry) -> None:
-        """Bring the rows forward. What raises (`functions.records.rows_of`) adds nothing."""
+    def then(self, records: Sequence[LogRecord], entry: TableEntry) -> TailRows:
+        """Return the rows brought forward by the records that follow. Raises as `functions.records.rows_of`."""
         parts = [self._part(list(group), entry) for _shape, group in itertools.groupby(records, _shape_of)]
         parts = [part for part in parts if len(part)]
         if not parts:
-            return
-        new = parts[0]
-        for part in parts[1:]:
-            new = new.then(part)
+            return self
+        new = _joined(parts)
+        runs = list(self.runs)
         if self.keys_named:
             new = self._without_earlier(new)
-            self.runs = [kept for run in self.runs if len(kept := self._not_in(run, new))]
-        self.runs.append(new)
-        while len(self.runs) > 1 and len(self.runs[-2]) <= 2 * len(self.runs[-1]):
-            last = self.runs.pop()
-            self.runs[-1] = self.runs[-1].then(last)
-        self.state = object()
+            hashes = np.sort(new.hashes)
+            runs = [kept for run in runs if len(kept := self._not_in(run, new, hashes))]
+        runs += new.parts()
+        while len(runs) > 1 and len(runs[-2]) <= 2 * len(runs[-1]) and len(runs[-2]) + len(runs[-1]) <= _RUN_ROWS:
+            last = runs.pop()
+            runs[-1] = _joined([runs[-1], last])
+        return TailRows(self.schema, self.keys_named, tuple(runs))
 
     def _part(self, records: list[LogRecord], entry: TableEntry) -> _Run:
         """Return the rows of records of one schema and kind."""
@@ -158,9 +160,9 @@ class TailRows:
         kept[last_indices(run.rows, self.keys_named)] = True
         return run.where(kept)
 
-    def _not_in(self, run: _Run, newer: _Run) -> _Run:
-        """Return the rows of ``run`` whose keys ``newer`` does not have."""
-        met = _among(run.hashes, newer.hashes)
+    def _not_in(self, run: _Run, newer: _Run, hashes: np.ndarray) -> _Run:
+        """Return the rows of ``run`` whose keys ``newer`` does not have; ``hashes`` are its, in order."""
+        met = _among(run.hashes, hashes)
         if not met.any():
             return run
         places = np.flatnonzero(met)
@@ -172,16 +174,28 @@ class TailRows:
         return run.where(~met)
 
 
+def _joined(runs: Sequence[_Run]) -> _Run:
+    if len(runs) == 1:
+        return runs[0]
+    return _Run(
+        pa.concat_tables([run.rows for run in runs]).combine_chunks(),
+        np.concatenate([run.sequences for run in runs]),
+        np.concatenate([run.hashes for run in runs]),
+        np.concatenate([run.deleted for run in runs]),
+    )
+
+
 def _shape_of(record: LogRecord) -> tuple[int, RecordKind]:
     return record.record.schema_id, record.record.kind
 
 
-def _among(values: np.ndarray, few: np.ndarray) -> np.ndarray:
-    """Return where ``values`` are among others: bool[n]."""
-    if len(few) <= _FEW:
-        found = np.zeros(len(values), dtype=bool)
-        for each in few:
-            found |= values == each
-        return found
-    among: np.ndarray = pc.is_in(pa.array(values), value_set=pa.array(few)).to_numpy(zero_copy_only=False)
-    return among
+def _among(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """Return where ``values`` are among others, at least one: bool[n]."""
+    if len(ordered) > _FEW:
+        places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+        met: np.ndarray = ordered[places] == values
+        return met
+    found = np.zeros(len(values), dtype=bool)
+    for each in ordered:
+        found |= values == each
+    return found
