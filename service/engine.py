@@ -46,12 +46,14 @@ class Query:
 
     since : (namespace, table) → (epoch, limit) of the log's range that was read; tables that no log feeds are missing
     snapshots : (namespace, table) → what was read
+    files : ``namespace.table`` → locations of the files that pruning left
     """
 
     schema: pa.Schema
     batches: AsyncIterator[pa.RecordBatch]
     since: Mapping[TableName, tuple[int, int]]
     snapshots: Mapping[TableName, Snapshot]
+    files: Mapping[str, tuple[str, ...]]
 
 
 class Engine:
@@ -110,6 +112,7 @@ class Engine:
             self._execute(planned, parsed, receipt),
             {name: found.tail.since for name, found in read.items() if found.tail is not None},
             {name: found.snapshot for name, found in read.items()},
+            {shown: scan.files for shown, scan in planned.scans.items()},
         )
 
     async def _plan(

@@ -6,6 +6,7 @@ come from where; `Text.blame` moves an error's line and column back.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,10 @@ from service.lexer import place, tokenize
 from storage.errors import FirnlineError
 
 __all__ = ["Text", "quoted"]
+
+
+_OURS = re.compile(r",? (?:\w+\.)?firn_\w+(?=[,;]|$)")
+"""Columns of ours in a list of those there are."""
 
 
 def quoted(*names: str) -> str:
@@ -63,6 +68,7 @@ class Text:
 
     def blame(self, error: FirnlineError) -> FirnlineError:
         """Move the error's place from the query to the statement, or leave it out where it is in text of ours."""
+        error.message = _OURS.sub("", error.message)
         line, column = error.facts.get("line"), error.facts.get("column")
         if not isinstance(line, int) or not isinstance(column, int):
             return error

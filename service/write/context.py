@@ -32,12 +32,14 @@ class Query(Protocol):
 
     since : (namespace, table) → (epoch, limit) of the log's range that was read; tables that no log feeds are missing
     snapshots : (namespace, table) → what was read
+    files : ``namespace.table`` → locations of the files that pruning left
     """
 
     schema: pa.Schema
     batches: AsyncIterator[pa.RecordBatch]
     since: Mapping[TableName, tuple[int, int]]
     snapshots: Mapping[TableName, Snapshot]
+    files: Mapping[str, tuple[str, ...]]
 
 
 class WriteContext(Protocol):

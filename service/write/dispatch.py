@@ -9,6 +9,7 @@ from service.write.statements import (
     Delete,
     DropTable,
     Insert,
+    Merge,
     Truncate,
     Update,
     Write,
@@ -45,6 +46,10 @@ async def dispatch(work: Work, write: Write) -> Outcome:
             from service.write.overwrite import truncate
 
             return await truncate(work, write)
+        case Merge():
+            from service.write.merge import merge
+
+            return await merge(work, write)
         case AlterTable():
             from service.write.alter import alter_table
 

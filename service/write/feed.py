@@ -7,15 +7,17 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from service.cursor import TableName
+from service.streams import close_stream
 from service.write.compose import Text
 from service.write.context import Query, Work
 from storage.errors import FirnlineError, LimitError
 from storage.tables.snapshot import Snapshot
 
-__all__ = ["Answer", "answer", "start"]
+__all__ = ["Answer", "answer", "start", "wanted_files"]
 
 ROWS_BYTES_MAX = 4 << 30
 """Rows that a statement holds in memory at most, as Arrow."""
@@ -65,6 +67,19 @@ async def answer(
     return Answer(pa.Table.from_batches(batches, query.schema), query.since, query.snapshots)
 
 
+async def wanted_files(
+    work: Work, text: Text, table: TableName, snapshot: Snapshot, tables: Mapping[str, pa.Table] | None = None
+) -> np.ndarray | None:
+    """Return which files of the snapshot a query may want, as bool[n]; None if it would read another version."""
+    query = await start(work, text, tables=tables)
+    await close_stream(query.batches)
+    read, files = query.snapshots.get(table), query.files.get(".".join(table))
+    if read is None or files is None or read.version != snapshot.version:
+        return None
+    wanted = set(files)
+    return np.fromiter((path in wanted for path in snapshot.files.paths), bool, len(snapshot.files))
+
+
 async def _blamed(query: Query, text: Text) -> AsyncGenerator[pa.RecordBatch, None]:
     try:
         async for batch in query.batches:
@@ -72,6 +87,4 @@ async def _blamed(query: Query, text: Text) -> AsyncGenerator[pa.RecordBatch, No
     except FirnlineError as error:
         raise text.blame(error) from error
     finally:
-        close = getattr(query.batches, "aclose", None)
-        if close is not None:
-            await close()
+        await close_stream(query.batches)

@@ -47,7 +47,7 @@ def select_target(
     text = Text(work.parsed.sql).add("SELECT ")
     listed = [f"{alias}.{quoted(first)} AS {quoted(first)}"] if first else []
     listed += [f"{alias}.{quoted(name)} AS {old_name(at)}" for at, name in enumerate(columns)]
-    text.add(", ".join(listed))
+    text.add(", ".join(listed) or "1 AS firn_one")
     if isinstance(statement, Update):
         for at, each in enumerate(statement.assignments):
             text.add(", ", each.value or "NULL", " AS ", set_name(at))

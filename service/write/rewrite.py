@@ -19,15 +19,27 @@ from functions.records import plain
 from functions.rewrite import rewrite_rows
 from service.write.alter import adopt
 from service.write.bulk import commit
+from service.write.compose import quoted
 from service.write.context import Outcome, Work
-from service.write.feed import Answer, answer
+from service.write.feed import Answer, answer, wanted_files
 from service.write.modify import select_target, updated_rows
 from service.write.retry import LostError
 from service.write.statements import Delete, Update
-from storage.errors import InvalidError
+from storage.errors import InvalidError, NotFoundError
 from storage.tables.snapshot import Snapshot
 
-__all__ = ["ROW", "TARGET", "Changes", "Group", "commit_rows", "delete_files", "folded", "groups", "update_files"]
+__all__ = [
+    "ROW",
+    "TARGET",
+    "Changes",
+    "Folded",
+    "Group",
+    "commit_rows",
+    "delete_files",
+    "folded",
+    "groups",
+    "update_files",
+]
 
 TARGET = "firn_target"
 """What stands for the table in the queries: the rows of some of its files."""
@@ -69,7 +81,32 @@ class Changes:
                 self.dropped[index] = part
 
 
-async def folded(work: Work, entry: TableEntry) -> Snapshot:
+@dataclass(frozen=True)
+class Folded:
+    """A table with all that was acknowledged before ``limit``, a sequence of its log."""
+
+    snapshot: Snapshot
+    limit: int
+
+    async def check_read(self, work: Work, entry: TableEntry, found: Answer) -> None:
+        """Raise `LostError` if a query read the table at another state than this one."""
+        assert entry.managed is not None
+        name = (entry.namespace, entry.name)
+        read, since = found.snapshots.get(name), found.since.get(name)
+        if read is None:
+            return
+        changed = read.version != self.snapshot.version
+        if not changed and since is not None and since[1] > self.limit:
+            try:
+                later = await (await work.engine.logs.log(entry.managed.shard)).read(self.limit)
+                changed = any(each.record.table_id == entry.id for each in later.records)
+            except NotFoundError:
+                changed = True
+        if changed:
+            raise LostError("the table changed while the statement read it")
+
+
+async def folded(work: Work, entry: TableEntry) -> Folded:
     """Return the table with all that was acknowledged before. Raises `LostError` while its schema changes."""
     assert entry.managed is not None
     shard = entry.managed.shard
@@ -79,12 +116,12 @@ async def folded(work: Work, entry: TableEntry) -> Snapshot:
     done = max(work.writer(entry).watermark(snapshot, str(shard)), (await work.engine.logs.folded()).get(shard, 0))
     if done < limit:
         report = await fold_shard(work.stores, work.engine.logs, work.engine.tables, work.engine.clock, shard)
-        for error in report.errors.values():
-            if error.facts.get("table") == f"{entry.namespace}.{entry.name}":
-                raise error
+        error = report.errors.get(f"{entry.namespace}.{entry.name}")
+        if error is not None:
+            raise error
         snapshot = await work.load(entry)
     await adopt(work, entry, snapshot)
-    return snapshot
+    return Folded(snapshot, limit)
 
 
 async def groups(work: Work, snapshot: Snapshot, candidates: np.ndarray | None = None) -> AsyncIterator[Group]:
@@ -97,7 +134,7 @@ async def groups(work: Work, snapshot: Snapshot, candidates: np.ndarray | None =
     plain_schema = pa.schema([plain(each).with_nullable(True) for each in snapshot.schema])
     parts: list[pa.RecordBatch] = []
     files: list[tuple[int, int, int]] = []
-    n_rows = n_bytes = 0
+    n_rows = n_bytes = n_groups = 0
     indexes = range(len(snapshot.files)) if candidates is None else np.flatnonzero(candidates).tolist()
     for index in indexes:
         start = n_rows
@@ -109,7 +146,9 @@ async def groups(work: Work, snapshot: Snapshot, candidates: np.ndarray | None =
         if n_bytes >= GROUP_BYTES:
             yield _group(parts, plain_schema, files)
             parts, files, n_rows, n_bytes = [], [], 0, 0
-    if files:
+            n_groups += 1
+    if files or not n_groups:
+        # Without any row the statement is planned all the same, so that what is wrong with it is said.
         yield _group(parts, plain_schema, files)
 
 
@@ -137,23 +176,24 @@ async def commit_rows(work: Work, entry: TableEntry, snapshot: Snapshot, changes
     await commit(work, entry, snapshot, change)
 
 
-def same_snapshot(found: Answer, statement: Update | Delete, snapshot: Snapshot) -> None:
-    """Raise `LostError` if a subquery read the table at another version than the one that is changed."""
-    read = found.snapshots.get(statement.table)
-    if read is not None and read.version != snapshot.version:
-        raise LostError("the table changed while the statement read it")
+async def _candidates(work: Work, statement: Update | Delete, snapshot: Snapshot) -> np.ndarray | None:
+    """Return which files may hold rows that the statement means."""
+    if statement.where is None or len(snapshot.files) <= 1:
+        return None
+    text = select_target(work, statement, [], quoted(*statement.table), None)
+    return await wanted_files(work, text, statement.table, snapshot)
 
 
 async def update_files(work: Work, entry: TableEntry, statement: Update) -> Outcome:
     """Run an UPDATE by writing files anew."""
     assert entry.managed is not None
     schema = entry.managed.spec.schema
-    snapshot = await folded(work, entry)
+    base = await folded(work, entry)
     changes, count = Changes(), 0
     text = select_target(work, statement, schema.names, TARGET, ROW)
-    async for group in groups(work, snapshot):
+    async for group in groups(work, base.snapshot, await _candidates(work, statement, base.snapshot)):
         found = await answer(work, text, tables={TARGET: group.rows})
-        same_snapshot(found, statement, snapshot)
+        await base.check_read(work, entry, found)
         numbers = found.rows.column(ROW).to_numpy()
         unique = np.unique(numbers)
         if len(unique) != len(numbers):
@@ -161,20 +201,20 @@ async def update_files(work: Work, entry: TableEntry, statement: Update) -> Outc
         changes.drop(group, unique)
         changes.rows.append(updated_rows(found.rows, schema, statement.assignments))
         count += len(unique)
-    await commit_rows(work, entry, snapshot, changes, "update")
+    await commit_rows(work, entry, base.snapshot, changes, "update")
     return Outcome(f"updated {count} row{'s' * (count != 1)} of {entry.namespace}.{entry.name}", count)
 
 
 async def delete_files(work: Work, entry: TableEntry, statement: Delete) -> Outcome:
     """Run a DELETE by writing files anew."""
-    snapshot = await folded(work, entry)
+    base = await folded(work, entry)
     changes, count = Changes(), 0
     text = select_target(work, statement, [], TARGET, ROW)
-    async for group in groups(work, snapshot):
+    async for group in groups(work, base.snapshot, await _candidates(work, statement, base.snapshot)):
         found = await answer(work, text, tables={TARGET: group.rows})
-        same_snapshot(found, statement, snapshot)
+        await base.check_read(work, entry, found)
         gone = np.unique(found.rows.column(ROW).to_numpy())
         changes.drop(group, gone)
         count += len(gone)
-    await commit_rows(work, entry, snapshot, changes, "delete")
+    await commit_rows(work, entry, base.snapshot, changes, "delete")
     return Outcome(f"deleted {count} row{'s' * (count != 1)} from {entry.namespace}.{entry.name}", count)
