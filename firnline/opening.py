@@ -32,6 +32,7 @@ def engine_settings(lake: str, settings: Settings) -> EngineSettings:
         memory_bytes=settings.memory_bytes,
         spill_dir=settings.spill_dir,
         target_partitions=settings.target_partitions,
+        compact=settings.compact,
         s3=settings.s3_options(),
         log=log_access(settings),
         etcd=EtcdAccess(
@@ -67,7 +68,7 @@ def log_server_settings(settings: Settings, host: str, port: int, shards: tuple[
     from service.log.server import LogServerSettings
 
     engine = engine_settings(settings.lake, settings)
-    engine = replace(engine, log=replace(engine.log, url=settings.log_url, may_own=True))
+    engine = replace(engine, compact=False, log=replace(engine.log, url=settings.log_url, may_own=True))
     return LogServerSettings(engine=engine, shards=shards, host=host, port=port)
 
 
@@ -96,12 +97,14 @@ def serve_settings(settings: Settings) -> ServeSettings:
         workers = replace(workers, workers_min=least, workers_max=settings.statements_max)
     engine = engine_settings(settings.lake, settings)
     return ServeSettings(
-        engine=replace(engine, allow=settings.allow, log=replace(engine.log, url=settings.log_url)),
+        engine=replace(engine, allow=settings.allow, compact=False, log=replace(engine.log, url=settings.log_url)),
         host=settings.host,
         port=settings.port,
         require_tokens=settings.require_tokens,
+        iceberg_credentials=settings.iceberg_credentials,
         app=AppSettings(limits=bounds),
         workers=workers,
+        fold_interval_s=settings.compact_interval_ms / 1000 if settings.compact else None,
     )
 
 

@@ -181,6 +181,21 @@ class Settings:
     log_wait_ms: int = _from(
         "FIRN_LOG_WAIT_MS", parse_count, 10_000, "How long a write waits for a log's owner before it fails."
     )
+    iceberg_credentials: bool = _from(
+        "FIRN_ICEBERG_CREDENTIALS",
+        parse_flag,
+        False,
+        "Tell clients of the Iceberg REST catalog the server's own S3 settings, its keys included.",
+    )
+    compact: bool = _from(
+        "FIRN_COMPACT",
+        parse_flag,
+        True,
+        "Whether a server or an embedded lake folds the log into the tables in the background; 0: `firn compact` does.",
+    )
+    compact_interval_ms: int = _from(
+        "FIRN_COMPACT_INTERVAL_MS", parse_count, 10_000, "How often a server folds the log into the tables."
+    )
     allow_http: bool = _from(
         "FIRN_ALLOW_HTTP", parse_flag, False, "Allow plain http to S3 endpoints, and tokens over it, beyond loopback."
     )

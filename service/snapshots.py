@@ -34,8 +34,9 @@ class SnapshotCache:
             location = await resolve_metadata_location(catalog, location)
         location = normalize(location)
         stores.policy.check(location)
-        key = (format_, location, at)
-        known = self._known.get(key) or self._known.get((format_, location, At()))
+        newest = (format_, _folder(format_, location), At())
+        key = newest if at == At() else (format_, location, at)
+        known = self._known.get(key) or self._known.get(newest)
         try:
             snapshot = await _load(stores, format_, location, at, known, self._footers)
         except FirnlineError as error:
@@ -46,6 +47,13 @@ class SnapshotCache:
         while len(self._known) > self._entries_max:
             self._known.popitem(last=False)
         return snapshot
+
+
+def _folder(format_: str, location: str) -> str:
+    """Return what the metadata files of one Iceberg table share: a commit writes a new one, and few new manifests."""
+    if format_ == "iceberg" and location.endswith(".metadata.json"):
+        return location.rpartition("/")[0] + "/"
+    return location
 
 
 async def _load(
