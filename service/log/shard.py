@@ -229,7 +229,8 @@ class ShardLog:
                 return end
             name = await directory.journal_name(self._shard)
             if wanted is None:
-                wanted = await journal_limit(journal, name, state.epoch)
+                place = directory.place
+                wanted = await journal_limit(place.blobs, place.log(self._shard), journal, name)
             if end >= wanted:
                 return end
             if not directory.is_other(state.owner):

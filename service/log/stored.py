@@ -84,10 +84,16 @@ async def read_stored(
     return EntryRange(start, rest[-1].limit, [*found, *rest], kept.epoch)
 
 
-async def journal_limit(journal: Path, name: str, epoch: int) -> int:
-    """Return the sequence after the last record of a journal of ``epoch``; 0 if it is another's, or empty."""
+async def journal_limit(blobs: Blobs, prefix: str, journal: Path, name: str) -> int:
+    """Return the sequence after the last record of the journal; 0 if it is empty, or its epoch was sealed.
+
+    Whether it was is for the log to say: the catalog may have granted later epochs to owners that ended before they
+    sealed anything.
+    """
     kept = await asyncio.to_thread(read_journal, journal, name)
-    return kept.entries[-1].limit if kept is not None and kept.entries and kept.epoch == epoch else 0
+    if kept is None or not kept.entries or kept.epoch != (await end_of(blobs, prefix)).epoch:
+        return 0
+    return kept.entries[-1].limit
 
 
 def _behind(journal: JournalContents, tail: Position, limit: int) -> list[Entry]:

@@ -1,0 +1,51 @@
+"""A flush by a process that does not own the log, after its owners were killed."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from catalog.kv.sqlite import SqliteKV
+from catalog.logs import LogCatalog
+from storage.clock import SystemClock
+from tests.support.lake_logs import opened, texts
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[2]
+
+
+async def test_a_flush_uploads_a_journal_though_the_catalog_granted_later_epochs(tmp_path: Path) -> None:
+    # The owner is killed; the next one is granted an epoch by the catalog and is killed before it seals anything.
+    lake = tmp_path / "lake"
+    program = (
+        "import asyncio, os, sys; from pathlib import Path; from dataclasses import replace\n"
+        "from tests.support.lake_logs import HASTY, opened, row; from storage.log.settings import LogSettings\n"
+        "async def main():\n"
+        "    writer = LogSettings(flush_interval_ms=60_000)\n"
+        "    async with opened(Path(sys.argv[1]), writer=writer) as logs:\n"
+        "        log = await logs.log(0)\n"
+        "        await log.append([row('a')]); await log.append([row('b')])\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "asyncio.run(main())\n"
+    )
+    command = [sys.executable, "-c", program, str(lake)]
+    done = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, check=False)
+    assert done.returncode == -9
+    kv = SqliteKV(lake / "catalog.db", SystemClock())
+    catalog = LogCatalog(kv, SystemClock())
+    state = (await catalog.load()).of(0)
+    assert state.owner is not None
+    dead = replace(state.owner, instance="killed before it sealed")
+    lease = await catalog.claim(0, dead, "", 0.1)
+    assert lease is not None
+    await lease.release()
+    await kv.close()
+    async with opened(lake) as logs:
+        assert await (await logs.log(0)).flush() == 2
+        assert texts(await (await logs.stored(0)).read(0)) == ["a", "b"]
