@@ -46,6 +46,13 @@ etcd:
 	@command -v etcd >/dev/null || { echo "installing etcd-server with apt-get"; apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq etcd-server >/dev/null; }
 
+KILLS ?= 1000
+SEED ?= 1
+
+.PHONY: soak
+soak: setup ## Kill writers, servers and compactors KILLS times (1000); prints acknowledged, found, lost, doubled
+	$(RUN) python -m tests.soak --kills $(KILLS) --seed $(SEED)
+
 .PHONY: check
 check: setup ## Format, lint, types, layers
 	$(RUN) ruff format --check .
@@ -63,11 +70,20 @@ format: setup ## Format and fix what can be fixed
 	@touch $@
 
 .PHONY: bench
-bench: bench-query ## Run every benchmark
+bench: bench-query bench-write ## Run every benchmark
 
 .PHONY: bench-query
 bench-query: .venv/.bench ## Queries beside DataFusion, DuckDB, chDB and Polars; writes docs/benchmarks.md
 	$(RUN) python -m benchmarks.query
+
+.PHONY: postgres
+postgres:
+	@test -x /usr/lib/postgresql/15/bin/postgres || { echo "installing postgresql-15 with apt-get"; apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql-15 >/dev/null; }
+
+.PHONY: bench-write
+bench-write: .venv/.bench postgres ## Durable writes beside PostgreSQL (apt-get), SQLite, deltalake, pyiceberg; into docs/benchmarks.md
+	$(RUN) python -m benchmarks.write
 
 .PHONY: clean
 clean: ## Remove what the targets made, except the lakes
