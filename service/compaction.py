@@ -38,6 +38,7 @@ __all__ = [
     "background",
     "compact_lake",
     "compact_tables",
+    "due_shards",
     "flush",
     "unfolded",
     "watch",
@@ -212,14 +213,19 @@ async def watch(
     *,
     stop: asyncio.Event | None = None,
     on_pass: Callable[[PassReport], None] | None = None,
+    idle_s: float = math.inf,
 ) -> None:
-    """Make a pass over the logs that are due, every ``interval_s``, until ``stop``. Failures are logged and retried."""
+    """Make a pass over the logs that are due, every ``interval_s``, until ``stop``, or nothing was due for ``idle_s``.
+
+    Failures are logged and retried.
+    """
     settings, stop = settings or CompactionSettings(), stop or asyncio.Event()
-    failed_s = _FAILED_PAUSE_S
-    while not stop.is_set():
+    failed_s, active_s = _FAILED_PAUSE_S, compaction.clock.monotonic_s()
+    while not stop.is_set() and compaction.clock.monotonic_s() - active_s < idle_s:
         pause_s = settings.interval_s
         try:
-            due = await _due(compaction, settings)
+            due = await due_shards(compaction, settings)
+            active_s = compaction.clock.monotonic_s() if due else active_s
             report = await compact_lake(compaction, settings, shards=due) if due else PassReport()
             for table, error in report.errors.items():
                 _log.warning("compaction of %s failed: %s: %s", table, type(error).__name__, error)
@@ -238,7 +244,8 @@ async def _wait(stop: asyncio.Event, seconds: float) -> None:
             await stop.wait()
 
 
-async def _due(compaction: Compaction, settings: CompactionSettings) -> list[int]:
+async def due_shards(compaction: Compaction, settings: CompactionSettings) -> list[int]:
+    """Return the logs that are to be folded now."""
     marks = await compaction.logs.folded()
     now_ms = compaction.clock.now_ms()
     due = []
@@ -288,7 +295,7 @@ async def _watch_later(compaction: Compaction, settings: CompactionSettings, sto
 
 async def _last_pass(compaction: Compaction, settings: CompactionSettings) -> None:
     try:
-        due = await _due(compaction, replace(settings, age_s=math.inf))
+        due = await due_shards(compaction, replace(settings, age_s=math.inf))
         if due:
             await compact_lake(compaction, settings, shards=due)
     except FirnlineError as error:

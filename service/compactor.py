@@ -1,8 +1,9 @@
-"""The compactor: a process of the server's that folds and merges, started anew whenever it dies.
+"""The compactor: a process of the server's that folds and merges while there is something to fold.
 
-Started as ``python -m service.compactor PARENT_PID`` with its settings pickled on standard input, which stays open:
-when it ends, the server is gone or wants the compactor to end. Each pass is a line of JSON on standard output.
-A compactor that is killed leaves nothing to mend, so nothing waits for it.
+The server looks whether a log is due, and starts it then; it ends when nothing was due for a while, and is started anew
+when it dies. Started as ``python -m service.compactor PARENT_PID`` with its settings pickled on standard input, which
+stays open: when it ends, the server is gone or wants the compactor to end. Each pass is a line of JSON on standard
+output. A compactor that is killed leaves nothing to mend, so nothing waits for it.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from catalog.tables import Tables
-from service.compaction import Compaction, CompactionSettings, PassReport, watch
+from service.compaction import Compaction, CompactionSettings, PassReport, due_shards, watch
 from service.components import access_policy, open_catalog
 from service.log.open import open_logs
 from service.settings import EngineSettings
 from storage.blobs.open import open_blobs
 from storage.clock import Clock, SystemClock
+from storage.errors import FirnlineError
 from storage.stores import Stores
 
 __all__ = ["Compactor", "compactor_process", "main", "open_compaction", "summary"]
@@ -39,6 +41,7 @@ _LENGTH = struct.Struct("<I")
 _RESTART_S, _RESTART_MAX_S = 0.5, 30.0
 _HEALTHY_S = 60.0
 _EXIT_S = 5.0
+_IDLE_S = 300.0
 
 
 @asynccontextmanager
@@ -58,7 +61,7 @@ async def open_compaction(settings: EngineSettings, clock: Clock | None = None) 
 
 @dataclass
 class Compactor:
-    """A running compactor as the server sees it. ``pid`` is None while it is being started anew."""
+    """A compactor as the server sees it. ``pid`` is None while none runs."""
 
     pid: int | None = None
     n_starts: int = 0
@@ -68,14 +71,20 @@ class Compactor:
 
 @asynccontextmanager
 async def compactor_process(
-    settings: EngineSettings, compaction: CompactionSettings | None = None, clock: Clock | None = None
+    settings: EngineSettings, watched: Compaction, compaction: CompactionSettings | None = None
 ) -> AsyncIterator[Compactor]:
-    """Keep a compactor of the lake running while the block runs."""
+    """Keep a compactor of the lake running while the block runs and there is something to fold.
+
+    Parameters
+    ----------
+    watched : the lake as this process has it open, to look whether a log is due
+    """
+    compaction = compaction or CompactionSettings()
     # It appends nothing, so it never owns a log.
     alone = replace(settings, log=replace(settings.log, may_own=False, url=None, secret=None))
-    payload = pickle.dumps((alone, compaction or CompactionSettings()))
+    payload = pickle.dumps((alone, compaction))
     compactor = Compactor()
-    keeping = asyncio.create_task(_keep(compactor, payload, clock or SystemClock()))
+    keeping = asyncio.create_task(_keep(compactor, payload, watched, compaction))
     try:
         yield compactor
     finally:
@@ -83,16 +92,27 @@ async def compactor_process(
         await asyncio.gather(keeping, return_exceptions=True)
 
 
-async def _keep(compactor: Compactor, payload: bytes, clock: Clock) -> None:
+async def _keep(compactor: Compactor, payload: bytes, watched: Compaction, settings: CompactionSettings) -> None:
     pause_s = _RESTART_S
     while True:
-        started_s = clock.monotonic_s()
+        await _until_due(watched, settings)
+        started_s = watched.clock.monotonic_s()
         status = await _run(compactor, payload)
-        if clock.monotonic_s() - started_s > _HEALTHY_S:
+        if status == 0:
+            continue
+        if watched.clock.monotonic_s() - started_s > _HEALTHY_S:
             pause_s = _RESTART_S
         _log.warning("the compactor ended with status %s and is started anew in %.1f s", status, pause_s)
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, _RESTART_MAX_S)
+
+
+async def _until_due(watched: Compaction, settings: CompactionSettings) -> None:
+    while True:
+        with contextlib.suppress(FirnlineError):  # the catalog or the store is away; statements say so
+            if await due_shards(watched, settings):
+                return
+        await asyncio.sleep(settings.interval_s)
 
 
 async def _run(compactor: Compactor, payload: bytes) -> int:
@@ -161,7 +181,7 @@ async def _main(settings: EngineSettings, compaction: CompactionSettings) -> Non
     loop.add_reader(sys.stdin.fileno(), ended)
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     async with open_compaction(settings) as opened:
-        await watch(opened, compaction, stop=stop, on_pass=_print)
+        await watch(opened, compaction, stop=stop, on_pass=_print, idle_s=_IDLE_S)
 
 
 def _print(report: PassReport) -> None:

@@ -11,7 +11,7 @@ from catalog.kv import KV
 from catalog.kv.open import open_kv
 from functions.session import Session, SessionOptions
 from service.engine import Engine
-from service.log.open import open_logs
+from service.log.open import LakeLogs, open_logs
 from service.settings import EngineSettings
 from storage.blobs.open import open_blobs
 from storage.clock import Clock, SystemClock
@@ -21,6 +21,7 @@ from storage.stores import AccessPolicy, Stores, join, normalize
 __all__ = ["open_catalog", "open_engine"]
 
 CATALOG_FILE = "catalog.db"
+_FOLD_AGE_S = 60.0
 CATALOG_BLOB = "_firnline/catalog.json"
 
 
@@ -35,9 +36,27 @@ async def open_engine(settings: EngineSettings, clock: Clock | None = None) -> A
     logs = open_logs(settings.lake, settings.log, kv, stores, clock)
     engine = Engine(session, stores, kv, clock, logs=logs, lake=settings.lake)
     try:
-        yield engine
+        async with _compacting(settings, engine, logs):
+            yield engine
     finally:
         await engine.close()
+
+
+@asynccontextmanager
+async def _compacting(settings: EngineSettings, engine: Engine, logs: LakeLogs) -> AsyncIterator[None]:
+    if not settings.compact:
+        yield
+        return
+    # Imported here: a process that leaves it to others does not need it.
+    from service.compaction import Compaction, CompactionSettings, background
+
+    parts = Compaction(engine.stores, logs, engine.tables, engine.clock, settings.lake, settings.log.writer)
+
+    def wrote() -> bool:
+        return any(log.owned is not None for log in logs.all().values())
+
+    async with background(parts, CompactionSettings(age_s=_FOLD_AGE_S), wrote):
+        yield
 
 
 def access_policy(settings: EngineSettings) -> AccessPolicy:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_address
@@ -17,6 +17,8 @@ from catalog.kv import KV
 from service.app import AppComponents, AppSettings, create_app
 from service.auth import Caller, VerifyToken
 from service.catalog_view import EngineCatalog
+from service.compaction import Compaction, CompactionSettings
+from service.compactor import compactor_process
 from service.components import open_engine
 from service.http_server import bound, serve_app
 from service.iceberg_rest.open import iceberg_catalog
@@ -55,6 +57,7 @@ class ServeSettings:
     port: int = 8080
     require_tokens: bool = False
     drain_s: float = 10.0
+    fold_interval_s: float | None = 10.0
     iceberg_credentials: bool = False
     log_level: str = "info"
     app: AppSettings = field(default_factory=AppSettings)
@@ -88,13 +91,20 @@ async def _serve(settings: ServeSettings) -> None:
 async def _components(
     settings: ServeSettings, workers: EngineSettings, clock: Clock
 ) -> AsyncIterator[tuple[AppComponents, ProcessRunner, LakeLogs]]:
-    async with open_engine(settings.engine, clock) as engine:
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(open_engine(settings.engine, clock))
         logs = engine.logs
         assert isinstance(logs, LakeLogs)
         verify = await _verifier(settings, engine.kv, clock)
         open_runner = partial(open_engine, _engine(workers))
         async with ProcessRunner(open_runner, clock, _workers(settings.workers)) as runner:
             await runner.wait_ready()
+            if settings.fold_interval_s is not None:
+                parts = Compaction(
+                    engine.stores, logs, engine.tables, clock, settings.engine.lake, settings.engine.log.writer
+                )
+                folding = CompactionSettings(interval_s=settings.fold_interval_s)
+                await stack.enter_async_context(compactor_process(settings.engine, parts, folding))
             folder = join(normalize(settings.engine.lake), _RESULTS_FOLDER)
             blobs, prefix = engine.stores.resolve(folder)
             yield (

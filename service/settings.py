@@ -64,6 +64,7 @@ class EngineSettings:
     spill_dir : where they spill; None: the system's temporary folder
     target_partitions : concurrent streams of one plan; 0: one per core
     create : make the lake's folder when it is missing
+    compact : fold the logs in the background of this process (`service.compaction.background`)
     """
 
     lake: str = "./lake"
@@ -73,6 +74,7 @@ class EngineSettings:
     spill_dir: str | None = None
     target_partitions: int = 0
     create: bool = True
+    compact: bool = False
     s3: S3Options = field(default_factory=S3Options)
     etcd: EtcdAccess = field(default_factory=EtcdAccess)
     log: LogAccess = field(default_factory=LogAccess)

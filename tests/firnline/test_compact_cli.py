@@ -1,0 +1,60 @@
+"""``firn compact`` on a real lake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anyio
+import pytest
+from click.testing import CliRunner
+
+from firnline.cli.app import firn
+from tests.support.lakes import open_lake
+
+
+def lake_with_rows(folder: Path) -> None:
+    async def fill() -> None:
+        async with open_lake(folder) as lake:
+            await lake.table("CREATE TABLE t (id BIGINT, v VARCHAR)")
+            await lake.table("CREATE TABLE k (id BIGINT PRIMARY KEY, v VARCHAR) USING iceberg")
+            await lake.table("INSERT INTO t VALUES (1, 'a'), (2, 'b')")
+            await lake.table("INSERT INTO k VALUES (1, 'a'), (2, 'b')")
+            await lake.table("UPDATE k SET v = 'B' WHERE id = 2")
+
+    anyio.run(fill)
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    monkeypatch.setenv("FIRN_COMPACT", "0")
+    return CliRunner()
+
+
+def test_compact_folds_everything_and_says_what_it_did(tmp_path: Path, runner: CliRunner) -> None:
+    lake_with_rows(tmp_path)
+    done = runner.invoke(firn, ["compact", "--lake", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["tables"]["default.t"]["rows"] == 2
+    assert report["tables"]["default.k"]["rows"] == 3
+    assert "default.t: 2 rows" in done.stderr
+    again = runner.invoke(firn, ["compact", "--lake", str(tmp_path)])
+    assert again.stdout == "nothing to fold\n"
+
+
+def test_compact_of_one_table_leaves_the_others(tmp_path: Path, runner: CliRunner) -> None:
+    lake_with_rows(tmp_path)
+    done = runner.invoke(firn, ["compact", "k", "--lake", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.output
+    assert list(json.loads(done.stdout)["tables"]) == ["default.k"]
+
+
+def test_what_cannot_be_compacted_is_said(tmp_path: Path, runner: CliRunner) -> None:
+    missing = runner.invoke(firn, ["compact", "--lake", str(tmp_path / "none")])
+    assert missing.exit_code == 1
+    assert "NotFoundError" in missing.stderr
+    assert runner.invoke(firn, ["compact", "--lake", "http://localhost:1"]).exit_code == 1
+    lake_with_rows(tmp_path)
+    assert runner.invoke(firn, ["compact", "none", "--lake", str(tmp_path)]).exit_code == 1
+    assert runner.invoke(firn, ["compact", "t", "--watch", "--lake", str(tmp_path)]).exit_code == 2
