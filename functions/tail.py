@@ -161,8 +161,6 @@ class _Held:
                     forward = rows.then(waiting, entry)
                 else:
                     forward = await asyncio.to_thread(rows.then, waiting[:n], entry)
-                if self.is_evicted:
-                    return forward
                 if self.rows is rows and self.start == start:
                     self.rows, self.waiting = forward, waiting[n:]
                     return forward

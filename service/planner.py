@@ -265,14 +265,17 @@ class Planner:
             raise self._translated(error) from error
 
     async def _make_scan(self, loaded: Loaded, mask: np.ndarray, late: bool) -> TableScan:
-        reading = self._reading
-        scan = await make_scan(
-            self._session, self._stores, loaded.snapshot, mask, reading.footers, reading.scans, late=late
-        )
+        reading, snapshot = self._reading, loaded.snapshot
+
+        async def scan(wanted: np.ndarray) -> TableScan:
+            return await make_scan(
+                self._session, self._stores, snapshot, wanted, reading.footers, reading.scans, late=late
+            )
+
         if loaded.tail is None or loaded.entry is None:
-            return scan
-        key = key_names(loaded.entry, loaded.snapshot.schema)
-        return await with_tail(self._session, scan, loaded.tail, key, reading.tail_scans)
+            return await scan(mask)
+        key = key_names(loaded.entry, snapshot.schema)
+        return await with_tail(self._session, snapshot, mask, loaded.tail, key, scan, reading.tail_scans)
 
     def _remote(self, names: Iterable[TableName]) -> bool:
         """Tell whether any table lies in an object store, where a request costs more than decoding."""

@@ -102,6 +102,25 @@ async def test_files_are_pruned_and_filters_pushed_down_under_a_tail(lake: Lake)
     assert "Anti" in plan["physical_plan"]
 
 
+@pytest.mark.parametrize("format_", FORMATS)
+async def test_only_files_that_may_hold_a_key_of_the_tail_are_joined_with_it(lake: Lake, format_: str) -> None:
+    entry = await make_table(lake, "t", PLAIN, format_, key=["k"])
+    for start in (0, 100):
+        await append(lake, entry, {"k": list(range(start, start + 100)), "v": ["x"] * 100})
+        await fold(lake)
+    await append(lake, entry, {"k": [200, 201], "v": ["new", "new"]})
+    assert "Anti" not in dict(await lake.rows("EXPLAIN SELECT * FROM t"))["physical_plan"]
+    assert await lake.value("SELECT count(*) FROM t") == 202
+    await append(lake, entry, {"k": [150], "v": ["changed"]})
+    plan = dict(await lake.rows("EXPLAIN SELECT * FROM t"))
+    assert plan["physical_plan"].count("Anti") == 1
+    assert "files=2 of 2" in plan["tables"]
+    assert await lake.rows("SELECT v, count(*) FROM t GROUP BY v ORDER BY v") == [
+        ("changed", 1), ("new", 2), ("x", 199),
+    ]  # fmt: skip
+    assert "Anti" not in dict(await lake.rows("EXPLAIN SELECT * FROM t WHERE k < 100"))["physical_plan"]
+
+
 async def test_a_table_without_a_tail_is_planned_as_its_files_alone(lake: Lake) -> None:
     entry = await make_table(lake, "t", PLAIN)
     await append(lake, entry, {"k": [1], "v": ["a"]})
