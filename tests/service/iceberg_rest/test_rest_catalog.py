@@ -150,6 +150,12 @@ def test_columns_that_pyiceberg_changes_change_in_sql(catalog: RestCatalog, url:
         {"id": 1, "label": "name 1", "more": None},
         {"id": 2, "label": "b", "more": "m"},
     ]
+    sql(url, f"INSERT INTO {name} (id, more) VALUES (3, 'late')")
+    sql(url, f"ALTER TABLE {name} ADD COLUMN last DATE")
+    sql(url, f"OPTIMIZE {name}")
+    table = catalog.load_table(name)
+    assert table.schema().column_names == ["id", "label", "more", "last"]
+    assert sorted(table.scan().to_arrow()["more"].to_pylist(), key=str) == [None, "late", "m"]
 
 
 def test_what_sql_writes_pyiceberg_reads_by_name(catalog: RestCatalog, url: str, name: str) -> None:
