@@ -46,7 +46,6 @@ __all__ = [
 
 _log = logging.getLogger("firnline.compaction")
 _SEAL_BYTES = 72
-_FAILED_PAUSE_S = 5.0
 _FAILED_PAUSE_MAX_S = 60.0
 
 
@@ -220,7 +219,7 @@ async def watch(
     Failures are logged and retried.
     """
     settings, stop = settings or CompactionSettings(), stop or asyncio.Event()
-    failed_s, active_s = _FAILED_PAUSE_S, compaction.clock.monotonic_s()
+    failed_s, active_s = settings.interval_s, compaction.clock.monotonic_s()
     while not stop.is_set() and compaction.clock.monotonic_s() - active_s < idle_s:
         pause_s = settings.interval_s
         try:
@@ -231,10 +230,10 @@ async def watch(
                 _log.warning("compaction of %s failed: %s: %s", table, type(error).__name__, error)
             if due and on_pass is not None:
                 on_pass(report)
-            failed_s = _FAILED_PAUSE_S
+            failed_s = settings.interval_s
         except FirnlineError as error:
             _log.warning("compaction failed and is tried again: %s: %s", type(error).__name__, error)
-            pause_s, failed_s = failed_s, min(2 * failed_s, _FAILED_PAUSE_MAX_S)
+            pause_s, failed_s = failed_s, min(2 * failed_s, max(settings.interval_s, _FAILED_PAUSE_MAX_S))
         await _wait(stop, pause_s)
 
 

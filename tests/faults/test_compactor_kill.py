@@ -7,58 +7,22 @@ import contextlib
 import os
 import random
 import signal
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
-from catalog.tables import Managed, TableEntry
-from catalog.writers import create_table
-from functions.append import append_rows
-from functions.fold import load_managed
-from functions.live_rows import live_rows
-from service.compaction import Compaction, CompactionSettings, compact_lake, flush
+from service.compaction import CompactionSettings, compact_lake, flush
 from service.compactor import Compactor, compactor_process, open_compaction
 from service.settings import EngineSettings
 from storage.log import RecordKind
-from storage.tables.write import TableSpec
-from tests.support.folding import SCHEMA, Format, table_of
+from tests.support.compacting import eventually, make, put, rows_of
+from tests.support.folding import SCHEMA, table_of
 
 pytestmark = pytest.mark.anyio
 APPEND, UPSERT, DELETE = RecordKind.APPEND, RecordKind.UPSERT, RecordKind.DELETE
 FAST = CompactionSettings(interval_s=0.02, merge_files_min=3)
 KEY = SCHEMA.empty_table().select(["id"]).schema
-
-
-async def make(compaction: Compaction, name: str, format_: Format, key: tuple[str, ...] = ()) -> TableEntry:
-    table_id = compaction.clock.new_id()
-    spec = TableSpec(table_id, SCHEMA, 0, len(SCHEMA), key)
-    location = f"file://{compaction.lake}/tables/default/{name}-{table_id[:8]}"
-    entry = TableEntry("default", name, table_id, format_, location, 0, {}, Managed(spec, {0: SCHEMA}))
-    created = await create_table(entry, compaction.stores, compaction.tables, compaction.clock)
-    assert created is not None
-    return created
-
-
-async def rows_of(compaction: Compaction, entry: TableEntry) -> list[tuple[Any, ...]]:
-    table = await load_managed(compaction.stores, compaction.tables, compaction.clock, entry)
-    found: list[tuple[Any, ...]] = []
-    for index in range(len(table.snapshot.files)):
-        async for batch in live_rows(compaction.stores, table.snapshot, index):
-            found += list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
-    return sorted(found, key=repr)
-
-
-async def put(compaction: Compaction, entry: TableEntry, kind: RecordKind, rows: pa.Table) -> None:
-    await append_rows(await compaction.logs.log(0), entry, rows, kind=kind)
-
-
-async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not await holds():  # noqa: ASYNC110 — another process decides
-            await asyncio.sleep(0.05)
 
 
 async def test_a_compactor_that_is_killed_is_started_anew_and_folds_on(tmp_path: Path) -> None:
