@@ -14,7 +14,7 @@ from service.encode import CONTENT_TYPES, FORMATS
 from service.statement import Format, Limits
 from storage.errors import CancelledError, InvalidError, TooLargeError
 
-__all__ = ["SqlRequest", "accepted_format", "header", "parse_sql_request", "read_body"]
+__all__ = ["SqlRequest", "accepted_format", "header", "idempotency_header", "parse_sql_request", "read_body"]
 
 _MEMBERS = ("sql", "params", "format", "timeout_ms", "max_rows", "idempotency_key", "mode")
 _MODES = ("sync", "async")
@@ -169,6 +169,11 @@ def _whole(value: Mapping[str, Any], name: str) -> int | None:
     if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= _NUMBER_MAX:
         raise InvalidError(f'"{name}" must be a whole number of at least 1', member=name, got=str(found)[:80])
     return found
+
+
+def idempotency_header(scope: Scope) -> str | None:
+    """Return the ``Idempotency-Key`` header; None without one. Raises `InvalidError` for one that is too long."""
+    return _key(header(scope, b"idempotency-key") or None)
 
 
 def _key(value: Any) -> str | None:

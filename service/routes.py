@@ -25,7 +25,7 @@ from service.jobs import Job, JobStore
 from service.journal import Journal
 from service.metrics import METRICS_TYPE, Metrics
 from service.problems import send_json
-from service.requests import accepted_format, parse_sql_request, read_body
+from service.requests import accepted_format, idempotency_header, parse_sql_request, read_body
 from service.statement import Format, Limits, Receipt, Result, Statement
 from storage.clock import Clock
 from storage.errors import (
@@ -117,6 +117,7 @@ class _Routes:
             params=asked.params,
             role=caller.role,
             limits=asked.limits(service.limits),
+            idempotency_key=asked.idempotency_key or idempotency_header(call.scope),
         )
         request_id = call.scope["firnline.request_id"]
         if asked.mode == "async" and service.jobs is None:

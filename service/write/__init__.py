@@ -14,6 +14,7 @@ from service.statement import Receipt, Statement
 from service.write.context import Outcome, Work, WriteContext
 from service.write.dispatch import dispatch
 from service.write.explain import explain
+from service.write.mutate import KEY_FACT
 from service.write.parse import explained, parse_write
 from storage.errors import ForbiddenError
 
@@ -41,7 +42,7 @@ async def run_write(engine: WriteContext, parsed: Parsed, statement: Statement, 
         return await explain(work, write)
     work.facts["statement_id"] = statement.statement_id
     if statement.idempotency_key is not None:
-        work.facts["idempotency_key"] = statement.idempotency_key
+        work.facts[KEY_FACT] = statement.idempotency_key
     outcome: Outcome = await dispatch(work, write)
     receipt.requests += stores.count.requests
     receipt.metadata_bytes += stores.count.bytes

@@ -15,6 +15,7 @@ import pyarrow as pa
 from catalog.pointers import adopted
 from catalog.tables import TableEntry
 from service.write.context import Outcome, Work
+from service.write.mutate import committed_before, repeated
 from service.write.retry import LostError, retried
 from service.write.spec import check_column_type, field_id, numbered
 from service.write.statements import (
@@ -54,6 +55,8 @@ async def alter_table(work: Work, statement: AlterTable) -> Outcome:
         assert entry.managed is not None
         base = await work.load(entry)
         await adopt(work, entry, base)
+        if await committed_before(work, entry):
+            return repeated(entry)
         spec = _changed(entry, statement)
         shown = f"{entry.namespace}.{entry.name}"
         if spec is None:

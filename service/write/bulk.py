@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pyarrow as pa
 
 from catalog.tables import TableEntry
@@ -20,11 +22,22 @@ BULK_BYTES = 32 << 20
 """Inserts of more Arrow bytes than this become files at once."""
 
 
-async def append_files(work: Work, entry: TableEntry, rows: pa.Table) -> None:
-    """Add the rows to a table without a primary key, where order does not matter."""
+async def append_files(work: Work, entry: TableEntry, rows: pa.Table) -> bool:
+    """Add the rows to a table without a primary key, where order does not matter; False if it was done before.
+
+    Two commits that only add are both true, so one with an idempotency key also moves a watermark of its own.
+    """
     snapshot = await work.load(entry)
+    watermark = None
+    if work.key is not None:
+        watermark = Watermark(f"once-{hashlib.sha256(work.key.encode()).hexdigest()[:24]}", 0, 1)
+        if work.writer(entry).watermark(snapshot, watermark.log):
+            work.committed()
+            return False
     files = await new_files(work, entry, snapshot, rows)
-    await commit(work, entry, snapshot, Change("insert", tuple(files), facts=work.facts))
+    change = Change("insert", tuple(files), watermark=watermark, facts=work.facts)
+    await commit(work, entry, snapshot, change)
+    return True
 
 
 async def new_files(work: Work, entry: TableEntry, snapshot: Snapshot, rows: pa.Table) -> list[DataFile]:
@@ -37,12 +50,12 @@ async def new_files(work: Work, entry: TableEntry, snapshot: Snapshot, rows: pa.
     )  # fmt: skip
 
 
-async def commit(work: Work, entry: TableEntry, base: Snapshot, change: Change) -> None:
-    """Commit; files of a change that is certainly none are deleted. Raises `LostError` if another writer was faster."""
+async def commit(work: Work, entry: TableEntry, base: Snapshot, change: Change, *, discard: bool = True) -> None:
+    """Commit. Raises `LostError` if another writer was faster; the files, if they are new, are deleted then."""
     try:
         await work.writer(entry).commit(base, change)
     except ConflictError as error:
-        for file in change.add:
+        for file in change.add if discard else ():
             blobs, key = work.stores.resolve(file.location)
             await blobs.delete(key)
         raise LostError(error.message, **error.facts) from error

@@ -48,6 +48,14 @@ class Text:
             self._length += len(text)
         return self
 
+    def append(self, other: Text) -> Text:
+        """Append a whole text, whose pieces keep their places."""
+        for start, span in other._spans:
+            self._spans.append((self._length + start, span))
+        self.parts += other.parts
+        self._length += other._length
+        return self
+
     @property
     def text(self) -> str:
         """The query."""

@@ -17,6 +17,7 @@ from service.write.context import Outcome, Work
 from service.write.feed import answer
 from service.write.fit import fit_table
 from service.write.keys import check_unique
+from service.write.mutate import committed_before
 from service.write.spec import offered_type, spec_of
 from service.write.statements import CreateTable
 from storage.errors import ConflictError, NotFoundError
@@ -37,6 +38,8 @@ async def create_table(work: Work, statement: CreateTable) -> Outcome:
         no such namespace
     """
     space, name = statement.table
+    if work.key is not None and await _made_before(work, statement):
+        return Outcome(f"done before to {space}.{name}, under the same idempotency key")
     if await _exists(work, statement):
         return Outcome(f"table {space}.{name} exists already")
     columns, rows = statement.columns or (), None
@@ -79,6 +82,14 @@ def _plain(name: str) -> str:
     """Return the name as part of a path that every store and reader takes."""
     kept = "".join(each if each.isalnum() or each in "_-" else "_" for each in name)
     return kept.encode()[:80].decode(errors="ignore") or "_"
+
+
+async def _made_before(work: Work, statement: CreateTable) -> bool:
+    try:
+        entry = await work.engine.tables.get(*statement.table)
+    except NotFoundError:
+        return False
+    return entry.managed is not None and await committed_before(work, entry)
 
 
 async def _exists(work: Work, statement: CreateTable) -> bool:

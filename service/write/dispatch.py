@@ -5,16 +5,20 @@ from __future__ import annotations
 from service.write.context import Outcome, Work
 from service.write.statements import (
     AlterTable,
+    CopyFrom,
+    CopyTo,
     CreateTable,
     Delete,
     DropTable,
     Insert,
     Merge,
+    Optimize,
+    Restore,
     Truncate,
     Update,
+    Vacuum,
     Write,
 )
-from storage.errors import UnsupportedError
 
 __all__ = ["dispatch"]
 
@@ -50,9 +54,27 @@ async def dispatch(work: Work, write: Write) -> Outcome:
             from service.write.merge import merge
 
             return await merge(work, write)
+        case Optimize():
+            from service.write.maintain import optimize
+
+            return await optimize(work, write)
+        case Vacuum():
+            from service.write.maintain import vacuum
+
+            return await vacuum(work, write)
+        case Restore():
+            from service.write.maintain import restore
+
+            return await restore(work, write)
         case AlterTable():
             from service.write.alter import alter_table
 
             return await alter_table(work, write)
-        case _:
-            raise UnsupportedError("this statement is not supported", statement=type(write).__name__)
+        case CopyFrom():
+            from service.write.copy import copy_from
+
+            return await copy_from(work, write)
+        case CopyTo():
+            from service.write.copy import copy_to
+
+            return await copy_to(work, write)

@@ -22,7 +22,7 @@ __all__ = ["check_not_null", "fit_column", "fit_table"]
 def fit_table(columns: Sequence[pa.ChunkedArray | None], schema: pa.Schema, n_rows: int) -> pa.Table:
     """Return the columns, None for nulls, as a table of ``schema`` without its metadata.
 
-    Raises `InvalidError` naming row (from 0), column and value, also for a null in a column that is NOT NULL.
+    Raises `InvalidError` naming row (from 1), column and value, also for a null in a column that is NOT NULL.
     """
     fields = [plain(each) for each in schema]
     fitted = []
@@ -37,12 +37,12 @@ def check_not_null(values: pa.ChunkedArray, field: pa.Field) -> None:
     """Raise `InvalidError` for the first null of a column that is NOT NULL."""
     if field.nullable or not values.null_count:
         return
-    row = pc.index(values.is_null(), True).as_py()
+    row = pc.index(values.is_null(), True).as_py() + 1
     raise InvalidError("the column is NOT NULL and got no value", column=field.name, row=row)
 
 
 def fit_column(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
-    """Return the values as the field's type. Raises `InvalidError` naming row (from 0), column and value."""
+    """Return the values as the field's type. Raises `InvalidError` naming row (from 1), column and value."""
     if column.type == field.type:
         return column
     try:
@@ -52,7 +52,7 @@ def fit_column(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
         value = str(column.slice(row, 1)[0].as_py())[:100] if row is not None else None
         raise InvalidError(
             f"the value does not fit a column of type {type_name(field.type)}",
-            column=field.name, row=row, value=value, reason=reason or _line(error),
+            column=field.name, row=None if row is None else row + 1, value=value, reason=reason or _line(error),
         ) from None  # fmt: skip
 
 

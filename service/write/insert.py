@@ -16,7 +16,7 @@ from service.write.feed import answer
 from service.write.fit import fit_table
 from service.write.keys import check_unique, existing, shown_key
 from service.write.literals import literal_rows
-from service.write.mutate import done_before, earliest, put, put_bulk
+from service.write.mutate import done_before, earliest, put, put_bulk, repeated
 from service.write.overwrite import overwrite
 from service.write.retry import retried
 from service.write.statements import Insert
@@ -50,7 +50,7 @@ async def insert(work: Work, statement: Insert) -> Outcome:
         entry = await work.managed(statement.table)
         _check(entry, statement)
         if await done_before(work, entry):
-            return Outcome(f"done before, under this idempotency key, to {_shown(entry)}")
+            return repeated(entry)
         rows = await source_rows(work, entry, statement)
         if statement.overwrite:
             return await overwrite(work, entry, rows.table, rows.since)
@@ -65,7 +65,8 @@ async def insert_rows(work: Work, entry: TableEntry, statement: Insert, rows: Ro
     key = entry.managed.spec.primary_key
     if not key:
         if rows.table.nbytes > BULK_BYTES:
-            await append_files(work, entry, rows.table)
+            if not await append_files(work, entry, rows.table):
+                return repeated(entry)
         else:
             await put(work, entry, [(RecordKind.APPEND, rows.table)], None)
         return _inserted(entry, rows.table.num_rows)

@@ -31,7 +31,7 @@ def check_unique(rows: pa.Table, key: Sequence[str]) -> None:
     if len(same):
         row = int(order[same[0] + 1])
         raise ConflictError(
-            "two rows of the statement have the same primary key", key=shown_key(rows, key, row), row=row
+            "two rows of the statement have the same primary key", key=shown_key(rows, key, row), row=row + 1
         )
 
 

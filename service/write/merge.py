@@ -20,7 +20,7 @@ from service.write.feed import answer
 from service.write.fit import fit_table
 from service.write.keys import check_unique, existing, shown_key
 from service.write.modify import old_name
-from service.write.mutate import done_before, earliest, put
+from service.write.mutate import committed_before, done_before, earliest, put, repeated
 from service.write.retry import retried
 from service.write.rewrite import ROW, TARGET, Changes, Folded, commit_rows, folded, groups
 from service.write.statements import Merge, MergeClause
@@ -93,8 +93,10 @@ async def merge(work: Work, statement: Merge) -> Outcome:
         entry = await work.managed(statement.table)
         shown = f"{entry.namespace}.{entry.name}"
         if await done_before(work, entry):
-            return Outcome(f"done before, under this idempotency key, to {shown}")
+            return repeated(entry)
         run = await _begin(work, entry, statement)
+        if run.base is not None and await committed_before(work, entry):
+            return repeated(entry)
         if run.key:
             await _look(run, quoted(*statement.table), None, {})
             await _insert(run)

@@ -12,7 +12,7 @@ from service.write.context import Outcome, Work
 from service.write.feed import Answer, answer
 from service.write.fit import fit_column, fit_table
 from service.write.keys import check_unique, existing, shown_key
-from service.write.mutate import done_before, earliest, put
+from service.write.mutate import done_before, earliest, put, repeated
 from service.write.retry import retried
 from service.write.statements import Assignment, Delete, Update
 from service.write.upsert import check_assignments
@@ -87,7 +87,7 @@ async def update(work: Work, statement: Update) -> Outcome:
         assert entry.managed is not None
         check_assignments(statement.assignments, entry.managed.spec.schema)
         if await done_before(work, entry):
-            return Outcome(f"done before, under this idempotency key, to {_shown(entry)}")
+            return repeated(entry)
         if not entry.managed.spec.primary_key:
             from service.write.rewrite import update_files
 
@@ -159,7 +159,7 @@ async def delete(work: Work, statement: Delete) -> Outcome:
         entry = await work.managed(statement.table)
         assert entry.managed is not None
         if await done_before(work, entry):
-            return Outcome(f"done before, under this idempotency key, to {_shown(entry)}")
+            return repeated(entry)
         if not entry.managed.spec.primary_key:
             from service.write.rewrite import delete_files
 

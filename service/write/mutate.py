@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pyarrow as pa
 
 from catalog.tables import TableEntry
 from functions.append import append_changes
-from service.write.context import Work
+from service.write.context import Outcome, Work
 from service.write.retry import LostError
 from storage.errors import ConflictError
 from storage.log import Receipt, RecordKind
 
-__all__ = ["done_before", "earliest", "put", "put_bulk"]
+__all__ = ["KEY_FACT", "committed_before", "done_before", "earliest", "put", "put_bulk", "repeated"]
+
+KEY_FACT = "idempotency_key"
+"""Fact of a commit: the key of the statement that made it."""
 
 
 async def put(
@@ -57,3 +62,26 @@ async def done_before(work: Work, entry: TableEntry) -> bool:
         return False
     work.acknowledged(receipt)
     return True
+
+
+async def committed_before(work: Work, entry: TableEntry) -> bool:
+    """Tell whether a commit of the table has the statement's idempotency key.
+
+    To be asked after the snapshot was loaded that a change is computed from: a commit of the same key that comes later
+    makes that change untrue.
+    """
+    if work.key is None:
+        return False
+    module = importlib.import_module(f"storage.tables.{entry.format}.history")
+    source = entry.location
+    if entry.format == "iceberg":
+        source = (await work.engine.tables.get(entry.namespace, entry.name)).source
+    if await module.find_fact(work.stores, source, KEY_FACT, work.key) is None:
+        return False
+    work.committed()
+    return True
+
+
+def repeated(entry: TableEntry) -> Outcome:
+    """Return what a statement says that took effect before, under the same idempotency key."""
+    return Outcome(f"done before to {entry.namespace}.{entry.name}, under the same idempotency key")

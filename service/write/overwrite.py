@@ -8,7 +8,7 @@ from catalog.tables import TableEntry
 from service.write.bulk import commit, new_files
 from service.write.context import Outcome, Work
 from service.write.keys import check_unique
-from service.write.mutate import done_before
+from service.write.mutate import committed_before, done_before, repeated
 from service.write.retry import LostError, retried
 from service.write.statements import Truncate
 from storage.tables.write import Change, Watermark
@@ -41,6 +41,8 @@ async def overwrite(
             raise LostError("the log changed its writer while the statement read")
         limit = since[1]
     snapshot = await work.load(entry)
+    if await committed_before(work, entry):
+        return repeated(entry)
     mark = work.writer(entry).watermark(snapshot, str(shard))
     files = await new_files(work, entry, snapshot, rows) if rows is not None else []
     watermark = Watermark(str(shard), mark, max(mark, limit))
@@ -58,7 +60,7 @@ async def truncate(work: Work, statement: Truncate) -> Outcome:
     async def once() -> Outcome:
         entry = await work.managed(statement.table)
         if await done_before(work, entry):
-            return Outcome(f"done before, under this idempotency key, to {entry.namespace}.{entry.name}")
+            return repeated(entry)
         return await overwrite(work, entry, None, None, "truncate")
 
     return await retried(work, once)

@@ -23,6 +23,7 @@ from service.write.compose import quoted
 from service.write.context import Outcome, Work
 from service.write.feed import Answer, answer, wanted_files
 from service.write.modify import select_target, updated_rows
+from service.write.mutate import committed_before, repeated
 from service.write.retry import LostError
 from service.write.statements import Delete, Update
 from storage.errors import InvalidError, NotFoundError
@@ -189,6 +190,8 @@ async def update_files(work: Work, entry: TableEntry, statement: Update) -> Outc
     assert entry.managed is not None
     schema = entry.managed.spec.schema
     base = await folded(work, entry)
+    if await committed_before(work, entry):
+        return repeated(entry)
     changes, count = Changes(), 0
     text = select_target(work, statement, schema.names, TARGET, ROW)
     async for group in groups(work, base.snapshot, await _candidates(work, statement, base.snapshot)):
@@ -208,6 +211,8 @@ async def update_files(work: Work, entry: TableEntry, statement: Update) -> Outc
 async def delete_files(work: Work, entry: TableEntry, statement: Delete) -> Outcome:
     """Run a DELETE by writing files anew."""
     base = await folded(work, entry)
+    if await committed_before(work, entry):
+        return repeated(entry)
     changes, count = Changes(), 0
     text = select_target(work, statement, [], TARGET, ROW)
     async for group in groups(work, base.snapshot, await _candidates(work, statement, base.snapshot)):
