@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from catalog.log_lease import LogLease
@@ -32,14 +33,21 @@ class Claimer:
         path, name = place.own_journal(self._shard)
         before = place.journal_of(self._shard, state, self._directory.process.host)
         if before is not None and before != path and before.exists():
-            # An earlier owner kept its journal elsewhere: first what it left is brought into the object store.
-            found = await self._open(before, str(before))
-            if found is not None:
-                await found.close()
+            # An earlier owner kept its journal elsewhere: first what it left is brought into the object store. If that
+            # owner hangs and holds on to it, what it left has to wait for it.
+            with contextlib.suppress(ConflictError):
+                found = await self._open(before, str(before))
+                if found is not None:
+                    await found.close()
+                return None
+        try:
+            return await self._open(path, name)
+        except ConflictError:
+            # The journal's last process is alive though its lease ran out.
             return None
-        return await self._open(path, name)
 
     async def _open(self, path: Path | None, journal: str | None) -> OwnedLog | None:
+        """Raises `ConflictError` if another process holds the journal."""
         directory, shard, settings = self._directory, self._shard, self._directory.settings
         name = await directory.journal_name(shard)
         me = LogOwner(0, directory.instance, directory.process, settings.url, settings.secret)
@@ -51,10 +59,6 @@ class Claimer:
         except FencedError as error:
             # The log knows of later epochs than the catalog, which was restored from an older copy.
             self._at_least = int(error.facts.get("last", lease.epoch)) + 1
-            await lease.release()
-            return None
-        except ConflictError:
-            # The journal's last process is alive though its lease ran out.
             await lease.release()
             return None
         except BaseException:

@@ -44,22 +44,34 @@ class Directory:
 
     async def refresh(self) -> LogsState:
         """Return the catalog's state now. Raises `UnavailableError` if it does not answer and never did."""
-        asked_s = self.clock.monotonic_s()
         try:
-            state = await self.catalog.load()
+            return await self.ask()
         except (UnavailableError, IndeterminateError):
             if self._state is None:
                 raise
             return self._state
-        if asked_s >= self._read_s:
+
+    async def ask(self) -> LogsState:
+        """`refresh` that raises when the catalog does not answer."""
+        asked_s = self.clock.monotonic_s()
+        state = await self.catalog.load()
+        if self._state is None or asked_s >= self._read_s:
             self._state, self._read_s = state, asked_s
         return state
 
-    async def current(self) -> LogsState:
-        """Return the state as of the last second."""
+    def recent(self) -> LogsState | None:
+        """Return the state as of the last second, if it is known."""
         if self._state is None or self.clock.monotonic_s() - self._read_s > _FRESH_S:
-            return await self.refresh()
+            return None
         return self._state
+
+    async def current(self) -> LogsState:
+        """`recent`, or else `refresh`."""
+        return self.recent() or await self.refresh()
+
+    def doubt(self) -> None:
+        """What was read does not hold any more."""
+        self._read_s = float("-inf")
 
     async def journal_name(self, shard: int) -> str:
         """Return what a journal of the log says that it belongs to; it outlives a move of the lake."""

@@ -58,18 +58,27 @@ class ShardLog:
 
         Another try is made where nothing was stored, and where the records' key tells whether it was.
         """
+        unknown: IndeterminateError | None = None
         for n_left in reversed(range(_TRIES)):
-            log = await self._appender()
             try:
+                log = await self._appender()
                 return await log.append(records, ack=ack, touched=touched)
             except (FencedError, NotReachedError) as error:
+                self._directory.doubt()
                 if not n_left:
-                    raise UnavailableError(
+                    raise unknown or UnavailableError(
                         "the log changes its owner again and again; retry", shard=self._shard, reason=error.message
                     ) from error
-            except IndeterminateError:
+            except IndeterminateError as error:
+                self._directory.doubt()
                 if not n_left or records[0].idempotency_key is None:
                     raise
+                unknown = error
+            except UnavailableError as error:
+                # An earlier try may have been stored, whatever became of this one.
+                if unknown is not None:
+                    raise unknown from error
+                raise
             await asyncio.sleep(self._directory.clock.uniform(0, _PAUSE_MAX_S))
         raise AssertionError("unreachable")
 
@@ -81,6 +90,7 @@ class ShardLog:
             log = await self._appender()
             with contextlib.suppress(FencedError, NotReachedError):
                 return await log.find(table_id, idempotency_key)
+            self._directory.doubt()
         raise UnavailableError("the log changes its owner again and again; retry", shard=self._shard)
 
     async def own(self) -> OwnedLog:
@@ -97,6 +107,12 @@ class ShardLog:
         self.used_s = self._directory.clock.monotonic_s()
         if (owned := self.owned) is not None:
             return owned
+        known = self._directory.recent()
+        if known is not None and self._owned is None:
+            # An owner that is none any more says so, and is then asked for in the catalog.
+            remote = self._directory.remote(self._shard, known.of(self._shard).owner)
+            if remote is not None:
+                return remote
         async with self._changing:
             if (owned := self.owned) is not None:
                 return owned
@@ -117,8 +133,15 @@ class ShardLog:
             if remote is not None:
                 return remote
             if not directory.settings.may_own:
-                return self._via()
-            if not directory.is_other(state.owner):
+                via = directory.via(self._shard)
+                if via is not None:
+                    return via
+                if state.epoch == 0 or clock.monotonic_s() > limit_s:
+                    raise UnavailableError(
+                        "no process owns this log and this one may not; start firn wal or firn serve",
+                        shard=self._shard,
+                    )
+            elif not directory.is_other(state.owner):
                 owned = await self._claimer.claim(state)
                 if owned is not None:
                     return self._begin(owned, state.folded)
@@ -133,20 +156,12 @@ class ShardLog:
     async def _state_now(self) -> ShardState:
         """The catalog's word, not what was read earlier: an owner is made by it alone."""
         try:
-            return (await self._directory.catalog.load()).of(self._shard)
+            return (await self._directory.ask()).of(self._shard)
         except (UnavailableError, IndeterminateError) as error:
             raise UnavailableError(
                 "the catalog does not answer, so nobody can be told to own the log; nothing was stored",
                 shard=self._shard, reason=str(error),
             ) from error  # fmt: skip
-
-    def _via(self) -> RemoteLog:
-        via = self._directory.via(self._shard)
-        if via is None:
-            raise UnavailableError(
-                "no process owns this log and this one may not; start firn wal or firn serve", shard=self._shard
-            )
-        return via
 
     def _begin(self, owned: OwnedLog, folded: int) -> OwnedLog:
         owned.mark_folded(folded)
