@@ -7,7 +7,8 @@ keys' range does not meet the file's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +22,10 @@ KeyValues = Mapping[str, "np.ndarray | tuple[pa.Scalar, pa.Scalar]"]
 """Column of the key → its values in order, or the smallest and the largest one."""
 
 
-def key_values(keys: Sequence[pa.RecordBatch]) -> KeyValues:
-    """Return what `may_hold` asks of the tail's keys, at least one."""
-    table = pa.Table.from_batches(keys)
+def key_values(keys: pa.RecordBatch) -> KeyValues:
+    """Return what `may_hold` asks of a part of the tail's keys."""
     found: dict[str, np.ndarray | tuple[pa.Scalar, pa.Scalar]] = {}
-    for name in table.column_names:
-        column = table.column(name)
+    for name, column in zip(keys.schema.names, keys.columns, strict=True):
         numbers = _numbers(column)
         if numbers is not None:
             found[name] = np.unique(numbers)
@@ -36,31 +35,59 @@ def key_values(keys: Sequence[pa.RecordBatch]) -> KeyValues:
     return found
 
 
-def may_hold(snapshot: Snapshot, values: KeyValues) -> np.ndarray:
-    """Return bool[n_files]: False where no row of the file can have one of the keys."""
-    held = np.ones(len(snapshot.files), dtype=bool)
-    for name, wanted in values.items():
-        stats = snapshot.files.stats(name)
-        if stats is None or stats.minimum.type != snapshot.schema.field(name).type:
-            continue
-        known = np.asarray(pc.and_(stats.minimum.is_valid(), stats.maximum.is_valid()))
-        if isinstance(wanted, tuple):
-            meets = _ranges_meet(stats.minimum, stats.maximum, wanted)
-        else:
-            low, high = _numbers(stats.minimum), _numbers(stats.maximum)
-            if low is None or high is None:
-                continue
-            meets = np.searchsorted(wanted, low, "left") < np.searchsorted(wanted, high, "right")
-            # Bounds that are no numbers say nothing.
-            meets |= (low != low) | (high != high)
-        held &= meets | ~known
+def may_hold(snapshot: Snapshot, parts: Collection[KeyValues]) -> np.ndarray:
+    """Return bool[n_files]: False where no row of the file can have a key of any part."""
+    names = {name for part in parts for name in part}
+    bounds = {name: _bounds(snapshot, snapshot.schema.field(name)) for name in names}
+    n_files = len(snapshot.files)
+    held = np.zeros(n_files, dtype=bool)
+    for part in parts:
+        kept = np.ones(n_files, dtype=bool)
+        for name, wanted in part.items():
+            known = bounds.get(name)
+            if known is not None:
+                kept &= known.meets(wanted)
+        held |= kept
     return held
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """Bounds of a column in each file, as numbers if its type has that form; ``unknown`` where they say nothing."""
+
+    minimum: pa.Array
+    maximum: pa.Array
+    low: np.ndarray | None
+    high: np.ndarray | None
+    unknown: np.ndarray
+
+    def meets(self, wanted: np.ndarray | tuple[pa.Scalar, pa.Scalar]) -> np.ndarray:
+        """Return bool[n_files]: whether a value may lie between the bounds."""
+        if isinstance(wanted, tuple):
+            return np.asarray(_ranges_meet(self.minimum, self.maximum, wanted) | self.unknown)
+        assert self.low is not None
+        assert self.high is not None
+        found = np.searchsorted(wanted, self.low, "left") < np.searchsorted(wanted, self.high, "right")
+        return np.asarray(found | self.unknown)
+
+
+def _bounds(snapshot: Snapshot, field: pa.Field) -> _Bounds | None:
+    stats = snapshot.files.stats(field.name)
+    if stats is None or stats.minimum.type != field.type:
+        return None
+    low, high = _numbers(stats.minimum), _numbers(stats.maximum)
+    unknown = ~np.asarray(pc.and_(stats.minimum.is_valid(), stats.maximum.is_valid()))
+    if low is not None and high is not None:
+        # Not equal to itself: no number.
+        unknown = unknown | (low != low) | (high != high)
+    return _Bounds(stats.minimum, stats.maximum, low, high, unknown)
 
 
 def _ranges_meet(minimum: pa.Array, maximum: pa.Array, ends: tuple[pa.Scalar, pa.Scalar]) -> np.ndarray:
     below = pc.less(maximum, ends[0].cast(maximum.type))
     above = pc.greater(minimum, ends[1].cast(minimum.type))
-    return ~np.asarray(pc.fill_null(pc.or_(below, above), False))
+    meets: np.ndarray = np.asarray(pc.fill_null(pc.invert(pc.or_(below, above)), True))
+    return meets
 
 
 def _numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray | None:

@@ -32,8 +32,9 @@ _FEW = 16
 
 @dataclass(frozen=True)
 class _Run:
-    """Rows, each with the sequence of its record; ``hashes`` of their keys, and which are deletions, if keyed."""
+    """Rows, each with the sequence of its record; ``hashes`` of their keys (columns ``names``), and the deletions."""
 
+    names: tuple[str, ...]
     rows: pa.Table
     sequences: np.ndarray
     hashes: np.ndarray
@@ -47,7 +48,7 @@ class _Run:
         if mask.all():
             return self
         rows = self.rows.filter(pa.array(mask))
-        return _Run(rows, self.sequences[mask], self.hashes[mask] if len(self.hashes) else self.hashes,
+        return _Run(self.names, rows, self.sequences[mask], self.hashes[mask] if len(self.hashes) else self.hashes,
                     self.deleted[mask] if len(self.deleted) else self.deleted)  # fmt: skip
 
     def parts(self) -> list[_Run]:
@@ -56,7 +57,7 @@ class _Run:
 
     def _slice(self, start: int, limit: int) -> _Run:
         return _Run(
-            self.rows.slice(start, limit - start),
+            self.names, self.rows.slice(start, limit - start),
             self.sequences[start:limit], self.hashes[start:limit], self.deleted[start:limit],
         )  # fmt: skip
 
@@ -66,9 +67,10 @@ class _Run:
         live = self.rows.filter(pa.array(~self.deleted)) if self.deleted.any() else self.rows
         return tuple(batch for batch in live.to_batches(max_chunksize=_BATCH_ROWS) if batch.num_rows)
 
-    def keys(self, names: Sequence[str]) -> tuple[pa.RecordBatch, ...]:
+    @cached_property
+    def keys(self) -> tuple[pa.RecordBatch, ...]:
         """Keys of all rows."""
-        return tuple(key_columns(self.rows, names).to_batches(max_chunksize=_BATCH_ROWS))
+        return tuple(key_columns(self.rows, self.names).to_batches(max_chunksize=_BATCH_ROWS))
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class TailRows:
         """Keys that were written or deleted; None without a primary key."""
         if not self.keys_named:
             return None
-        return tuple(itertools.chain.from_iterable(run.keys(self.keys_named) for run in self.runs))
+        return tuple(itertools.chain.from_iterable(run.keys for run in self.runs))
 
     def since(self, sequence: int) -> TailRows:
         """Return what the records from a sequence on leave; of a key its last record, if that is not older."""
@@ -144,7 +146,7 @@ class TailRows:
         deleted = np.full(len(sequences), first.kind is RecordKind.DELETE)
         whole = self._whole(rows)
         hashes = key_hashes(whole, self.keys_named) if self.keys_named else np.empty(0, np.uint64)
-        return _Run(whole, sequences, hashes, deleted)
+        return _Run(self.keys_named, whole, sequences, hashes, deleted)
 
     def _whole(self, rows: pa.Table) -> pa.Table:
         """Return the rows with all columns: nulls in those that a deletion lacks."""
@@ -178,6 +180,7 @@ def _joined(runs: Sequence[_Run]) -> _Run:
     if len(runs) == 1:
         return runs[0]
     return _Run(
+        runs[0].names,
         pa.concat_tables([run.rows for run in runs]).combine_chunks(),
         np.concatenate([run.sequences for run in runs]),
         np.concatenate([run.hashes for run in runs]),

@@ -7,9 +7,8 @@ of its states, without a copy.
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,13 +36,14 @@ Scan = Callable[[np.ndarray], Awaitable[TableScan]]
 class _Made:
     """A tail's rows and keys as the engine's tables, and the last scans that they were put on.
 
+    values : id of a batch of keys → the batch and what pruning asks of it
     held : (etag of a snapshot, which of its files may hold the tail's keys)
     """
 
     state: object
     rows: Table | None
     keys: Table | None
-    values: KeyValues
+    values: Mapping[int, tuple[pa.RecordBatch, KeyValues]]
     held: tuple[str, np.ndarray] = ("", np.empty(0, dtype=bool))
     bases: tuple[TableScan, ...] = ()
     scan: TableScan | None = None
@@ -56,9 +56,8 @@ class TailScanCache:
         self._entries_max = entries_max
         self._made: OrderedDict[str, _Made] = OrderedDict()
 
-    def get(self, location: str, tail: TableTail) -> _Made | None:
-        found = self._made.get(location)
-        return found if found is not None and found.state is tail.state else None
+    def get(self, location: str) -> _Made | None:
+        return self._made.get(location)
 
     def put(self, location: str, made: _Made) -> None:
         self._made[location] = made
@@ -79,12 +78,11 @@ async def with_tail(
     """
     if tail.is_empty:
         return replace(await scan(wanted), tail=tail)
-    made = cache.get(snapshot.location, tail)
-    if made is None:
-        values = await asyncio.to_thread(key_values, tail.keys) if tail.keys else {}
-        made = await session.in_planner(_make, session, tail, values)
+    made = cache.get(snapshot.location)
+    if made is None or made.state is not tail.state:
+        made = await session.in_planner(_make, session, tail, made.values if made else {})
     if made.held[0] != snapshot.etag or not snapshot.etag:
-        held = may_hold(snapshot, made.values) if tail.keys else np.zeros(len(snapshot.files), dtype=bool)
+        held = may_hold(snapshot, [values for _batch, values in made.values.values()])
         made = replace(made, held=(snapshot.etag, held))
     held = made.held[1]
     # A scan without the tail's keys goes first, though it may have no file.
@@ -97,7 +95,8 @@ async def with_tail(
     return replace(made.scan, tail=tail)
 
 
-def _make(session: Session, tail: TableTail, values: KeyValues) -> _Made:
+def _make(session: Session, tail: TableTail, known: Mapping[int, tuple[pa.RecordBatch, KeyValues]]) -> _Made:
+    values = {id(batch): known.get(id(batch)) or (batch, key_values(batch)) for batch in tail.keys or ()}
     rows = session.memory_table(tail.batches) if tail.batches else None
     return _Made(tail.state, rows, session.memory_table(tail.keys) if tail.keys else None, values)
 

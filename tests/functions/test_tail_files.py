@@ -63,7 +63,7 @@ def test_a_file_that_holds_a_key_is_never_left_out(kind: str, files: list[list[i
     bounds = [(value(kind, min(each)), value(kind, max(each))) for each in files]
     snapshot = snapshot_of({"k": (KINDS[kind], bounds)})
     batch = pa.record_batch({"k": pa.array([value(kind, key) for key in keys], KINDS[kind])})
-    held = may_hold(snapshot, key_values([batch]))
+    held = may_hold(snapshot, [key_values(batch)])
     for kept, each in zip(held, files, strict=True):
         assert kept or not set(each) & set(keys)
         if kind not in ("text", "decimal"):
@@ -79,7 +79,7 @@ def test_files_without_bounds_are_kept_and_all_columns_of_a_key_must_meet() -> N
         }
     )
     batch = pa.record_batch({"a": [3], "b": [0.5], "c": pa.array([b"x"], pa.binary())})
-    assert may_hold(snapshot, key_values([batch])).tolist() == [True, False, True, False]
+    assert may_hold(snapshot, [key_values(batch)]).tolist() == [True, False, True, False]
     nan = float("nan")
     odd = snapshot_of({"b": (pa.float64(), [(nan, 1.0), (0.0, nan), (nan, nan)])})
-    assert may_hold(odd, key_values([pa.record_batch({"b": [7.5]})])).all()
+    assert may_hold(odd, [key_values(pa.record_batch({"b": [7.5]}))]).all()
