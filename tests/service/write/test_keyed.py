@@ -76,8 +76,8 @@ async def test_on_conflict_updates_with_the_old_row_and_the_excluded_one(lake: L
 @pytest.mark.parametrize(
     ("sql", "words", "facts"),
     [
-        ("INSERT INTO k (id, n) VALUES (1, 1), (70000000000, 1)", "does not fit", {"column": "id", "row": 1}),
-        ("INSERT INTO k (id, n) SELECT 5, 'x'", "does not fit", {"column": "n", "row": 0, "value": "x"}),
+        ("INSERT INTO k (id, n) VALUES (1, 1), (70000000000, 1)", "does not fit", {"column": "id", "row": 2}),
+        ("INSERT INTO k (id, n) SELECT 5, 'x'", "does not fit", {"column": "n", "row": 1, "value": "x"}),
         ("INSERT INTO k (n) VALUES (1)", "NOT NULL", {"column": "id"}),
         ("UPDATE k SET n = 1.5", "does not fit", {"column": "n"}),
         ("UPDATE k SET id = NULL", "NOT NULL", {"column": "id"}),
