@@ -36,7 +36,7 @@ from service.routes import Call, CatalogView, Handler, Service, routes
 from service.statement import Limits
 from storage.blobs import Blobs
 from storage.clock import Clock
-from storage.errors import FirnlineError, InternalError, InvalidError, NotFoundError
+from storage.errors import FirnlineError, InternalError, InvalidError, NotFoundError, UnsupportedError
 
 __all__ = ["AppComponents", "AppSettings", "create_app"]
 
@@ -137,18 +137,23 @@ def _service(components: AppComponents, settings: AppSettings) -> Service:
 
 def _rows(components: AppComponents, service: Service, settings: AppSettings) -> list[tuple[str, str, Handler]]:
     """Return the route that takes rows."""
-    if components.ingest is None:
-        return []
-    metrics = IngestMetrics(service.metrics.registry)
-    route = RowsRoute(
-        components.ingest, components.executor, service.auth, metrics, service.clock, settings.limits,
-        settings.rows_bytes_max,
-    )  # fmt: skip
 
-    async def rows(call: Call) -> None:
-        await route(call.scope, call.receive, call.send)
+    async def refused(_call: Call) -> None:
+        raise UnsupportedError("this process takes no rows; send them to a server of the lake")
 
-    return [("POST", "/v1/tables/{name}/rows", rows)]
+    handler = refused
+    if components.ingest is not None:
+        metrics = IngestMetrics(service.metrics.registry)
+        route = RowsRoute(
+            components.ingest, components.executor, service.auth, metrics, service.clock, settings.limits,
+            settings.rows_bytes_max,
+        )  # fmt: skip
+
+        async def rows(call: Call) -> None:
+            await route(call.scope, call.receive, call.send)
+
+        handler = rows
+    return [("POST", "/v1/tables/{name}/rows", handler)]
 
 
 class _Endpoint:

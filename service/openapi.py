@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from service.encode import CONTENT_TYPES, FORMATS
+from service.ingest.decode import MEDIA_TYPES
 from service.problems import PROBLEM_TYPE
 from storage.errors import STATUS
 
@@ -47,6 +48,15 @@ _STATE = {
 }
 
 
+_STORED = {
+    "table": "default.trips",
+    "rows": 1,
+    "ack": "fsync",
+    "position": 41,
+    "receipt": {"wall_ms": 0.9, "rows": 1, "bytes": 61, "ack": "fsync"},
+}
+
+
 def describe() -> dict[str, Any]:
     """Return the OpenAPI 3.1 document."""
     return {
@@ -77,6 +87,7 @@ def _paths() -> dict[str, Any]:
             "get": _operation("statementResult", "A page of an asynchronous statement's result", _page(), _results())
         },
         "/v1/tables": {"get": _operation("listTables", "All tables", [], _any("The tables.", {"tables": []}))},
+        "/v1/tables/{name}/rows": {"post": _rows()},
         "/v1/tables/{name}": {
             "get": _operation(
                 "describeTable",
@@ -110,6 +121,43 @@ def _sql() -> dict[str, Any]:
     responses = _results() | {"202": _body("Accepted (mode async).", "Statement", _STATE)}
     return _operation("runSql", "Run one statement", [], responses) | {
         "requestBody": {"required": True, "content": body}
+    }
+
+
+def _rows() -> dict[str, Any]:
+    """Return the operation that brings rows in."""
+    example = [{"id": 1, "city": "Bern", "at": "2026-01-31T12:00:00Z"}]
+    bodies: dict[str, Any] = {kind: {} for kind in MEDIA_TYPES}
+    bodies["application/json"] = {
+        "schema": {"type": ["array", "object"], "items": {"type": "object"}},
+        "example": example,
+    }
+    bodies["application/x-ndjson"] = {"example": '{"id":1,"city":"Bern"}\n{"id":2}\n'}
+    bodies["text/csv"] = {"example": "id,city\r\n1,Bern\r\n2,\r\n"}
+    parameters = [
+        _parameter("name", "path", "namespace.table", {"type": "string"}, "default.trips"),
+        _parameter("ack", "query", "where the rows are before the answer", {"enum": ["object", "fsync"]}, "fsync"),
+        _parameter(
+            "on_conflict",
+            "query",
+            "what becomes of a row whose primary key is there",
+            {"enum": ["update", "nothing", "error"], "default": "update"},
+            "update",
+        ),
+        _parameter("delimiter", "query", "of a CSV", {"type": "string", "default": ","}, ";"),
+        _parameter("null", "query", "the CSV cell that is null", {"type": "string", "default": ""}, "NA"),
+        _parameter(
+            "Idempotency-Key",
+            "header",
+            "rows stored under it are not stored again",
+            {"type": "string", "minLength": 1, "maxLength": 255},
+            "7c1f",
+        ),
+        _parameter("Content-Encoding", "header", "of the body", {"enum": ["gzip", "zstd"]}, "zstd"),
+    ]
+    responses = {"200": _body("The rows are durable.", "Rows", _STORED)}
+    return _operation("appendRows", "Bring rows into a table, all or none", parameters, responses) | {
+        "requestBody": {"required": True, "content": bodies}
     }
 
 
@@ -199,6 +247,18 @@ def _schemas() -> dict[str, Any]:
                 "error": _ref("Problem"),
             },
         },
+        "Rows": {
+            "type": "object",
+            "required": ["table", "rows", "ack", "position", "receipt"],
+            "properties": {
+                "table": text,
+                "rows": whole,
+                "ack": {"enum": ["object", "fsync", None]},
+                "position": {"type": ["integer", "null"], "description": "in the log"},
+                "idempotent_replay": {"type": "boolean", "description": "stored earlier, under this key"},
+                "receipt": anything,
+            },
+        },
         "Statement": {
             "type": "object",
             "required": ["statement_id", "state"],
@@ -225,8 +285,9 @@ def _schemas() -> dict[str, Any]:
                 "status": whole,
                 "detail": text,
                 "statement_id": text,
+                "row": whole,
                 "line": whole,
-                "column": whole,
+                "column": {"type": ["integer", "string"], "description": "of the SQL, from 1; of the rows, its name"},
             },
         },
     }

@@ -7,8 +7,10 @@ from typing import Any
 import click
 
 from firnline.cli.check import check
+from firnline.cli.compact import compact
 from firnline.cli.demo import demo
 from firnline.cli.history import history
+from firnline.cli.import_ import import_
 from firnline.cli.serve import serve
 from firnline.cli.sql import sql
 from firnline.cli.tables import tables
@@ -41,5 +43,5 @@ def firn() -> None:
     """
 
 
-for _command in (sql, check, serve, wal, tables, history, token, demo):
+for _command in (sql, import_, check, serve, wal, compact, tables, history, token, demo):
     firn.add_command(_command)

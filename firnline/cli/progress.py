@@ -8,10 +8,11 @@ from typing import TextIO
 
 from storage.clock import Clock
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "bar"]
 
 _DELAY_S = 1.0
 _STEP_S = 0.1
+_BAR_WIDTH = 24
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _CLEAR = "\r\x1b[2K"
 
@@ -58,3 +59,20 @@ class Progress:
             frame += 1
         terminal.write(_CLEAR)
         terminal.flush()
+
+
+def bar(rows: int, bytes_read: int, bytes_total: int, seconds: float, skipped: int = 0) -> str:
+    """Return one line on how far an import is: share, rows, rate and the time that is left; total 0 is unknown."""
+    parts = []
+    share = min(1.0, bytes_read / bytes_total) if bytes_total else 0.0
+    if bytes_total:
+        filled = int(share * _BAR_WIDTH)
+        parts.append(f"{'█' * filled}{'░' * (_BAR_WIDTH - filled)} {share:4.0%}")
+    parts += [f"{rows:,} rows", f"{bytes_read / 1e6:,.0f} MB"]
+    if seconds > 0:
+        parts.append(f"{rows / seconds:,.0f} rows/s")
+    if 0 < share < 1 and seconds > 1:
+        parts.append(f"{seconds * (1 - share) / share:,.0f} s left")
+    if skipped:
+        parts.append(f"{skipped:,} left out")
+    return "  ".join(parts)

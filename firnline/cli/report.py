@@ -15,7 +15,9 @@ _PLACE = ("line", "column")
 
 def report(error: FirnlineError, piece: Piece | None = None, *, color: bool = False) -> str:
     """Return the error as lines of text; with the statement's line and a caret where its place is known."""
-    facts = [f"{name}={value}" for name, value in error.facts.items() if name not in _PLACE]
+    # A place in SQL is shown below; the line of a file and the name of a column are facts as others are.
+    shown = _PLACE if _place(error) is not None and "row" not in error.facts else ()
+    facts = [f"{name}={value}" for name, value in error.facts.items() if name not in shown]
     detail = "\n".join(printable(line) for line in error.message.splitlines()) or "no details"
     lines = [f"{_paint(type(error).__name__, _RED, color)}: " + " ".join([detail, *map(printable, facts)])]
     place = _place(error)

@@ -47,6 +47,8 @@ class CsvOptions:
 def decode_csv(body: bytes, schema: pa.Schema, options: CsvOptions | None = None) -> Decoded:
     """Return the rows of a CSV in ``schema``. Raises `InvalidError` naming row, line and column."""
     options = options or CsvOptions()
+    if body and not body.endswith(b"\n"):
+        body += b"\n"  # Arrow's parser takes an empty cell that ends the file after a quoted one for a quoted one
     header = _header(body, options)
     _check_header(header, schema)
     if body.count(b'"') % 2:
