@@ -28,7 +28,7 @@ from service.loading import Loaded, Loading, TableName
 from service.parse import Parsed, TableRef
 from service.reading import Reading
 from service.statement import Statement
-from storage.errors import FirnlineError, LimitError, NotFoundError
+from storage.errors import FirnlineError, LimitError, NotFoundError, UnavailableError
 from storage.tables.snapshot import At, Snapshot
 
 __all__ = ["Planned", "Planner", "retyped"]
@@ -244,7 +244,10 @@ class Planner:
             return self._failure
         if not isinstance(error, Exception) and not is_panic(error):
             return error
-        return translate(error, self._parsed.sql, self._listed())
+        found = translate(error, self._parsed.sql, self._listed())
+        if isinstance(found, NotFoundError) and self._receipt.catalog_stale:
+            return UnavailableError("the catalog does not answer, and this process does not know the table; retry")
+        return found
 
     # Scans and the physical plan
 

@@ -10,8 +10,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+import service.components
+from catalog.kv.memory import MemoryKV
 from service.statement import Limits, Receipt, Statement
-from storage.errors import LimitError, NotFoundError
+from storage.clock import SystemClock
+from storage.errors import ForbiddenError, LimitError, NotFoundError, UnavailableError
+from tests.support.kv_faults import WrappedKV
 from tests.support.lakes import Lake, open_lake
 from tests.support.managed import append, delete, fold, make_table
 
@@ -215,3 +219,49 @@ async def test_the_catalog_route_tells_what_the_log_holds(lake: Lake) -> None:
     }  # fmt: skip
     with pytest.raises(NotFoundError):
         await EngineCatalog(lake.engine).describe_table("default", "nothing")
+
+
+class AwayKV(WrappedKV):
+    """A catalog that answers nothing while ``away``."""
+
+    away = False
+
+    async def _before(self, call: str, key: str) -> None:
+        if self.away:
+            raise UnavailableError("the catalog does not answer", call=call, key=key)
+
+
+async def test_tables_that_are_known_are_read_while_the_catalog_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kv = AwayKV(MemoryKV(SystemClock()))
+
+    async def open_catalog(*_args: object) -> AwayKV:
+        return kv
+
+    monkeypatch.setattr(service.components, "open_catalog", open_catalog)
+    async with open_lake(tmp_path / "lake", create=True) as lake:
+        kv.away = True
+        with pytest.raises(UnavailableError, match="does not answer"):
+            await lake.rows("SELECT * FROM t")
+        kv.away = False
+        entry = await make_table(lake, "t", PLAIN, key=["k"])
+        await append(lake, entry, {"k": [1], "v": ["a"]})
+        assert await lake.rows("SELECT * FROM t") == [(1, "a")]
+        assert not lake.receipt.catalog_stale
+        kv.away = True
+        assert await lake.rows("SELECT * FROM t") == [(1, "a")]
+        assert lake.receipt.catalog_stale
+        with pytest.raises(UnavailableError, match="does not know the table"):
+            await lake.rows("SELECT * FROM u")
+        with pytest.raises(UnavailableError):
+            await lake.rows("CREATE SCHEMA sales")
+        kv.away = False
+        assert await lake.rows("SELECT * FROM t") == [(1, "a")]
+        assert not lake.receipt.catalog_stale
+
+
+async def test_a_reader_may_not_write(lake: Lake) -> None:
+    await make_table(lake, "t", PLAIN)
+    with pytest.raises(ForbiddenError, match="a reader may not write"):
+        await lake.table("INSERT INTO t VALUES (1, 'a')", role="reader")
