@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -37,6 +37,7 @@ class LayoutSettings:
     """What data files look like.
 
     target_file_bytes : a file is closed once it has so many, as stored
+    keyed_file_bytes : the same for tables with a primary key, whose files are written anew when a row changes
     row_group_rows : rows of a row group; smaller is better for lookups, larger for scans
     compression_level : of zstd
     bloom_columns : names of columns that get Bloom filters
@@ -44,6 +45,7 @@ class LayoutSettings:
     """
 
     target_file_bytes: int = 128 << 20
+    keyed_file_bytes: int = 32 << 20
     row_group_rows: int = 128 << 10
     compression_level: int = 3
     bloom_columns: tuple[str, ...] = ()
@@ -58,12 +60,13 @@ def layout_of(spec: TableSpec, settings: LayoutSettings | None = None) -> Layout
     """
     base = settings or LayoutSettings()
     names = tuple(name.strip() for name in spec.properties.get("firn.bloom_columns", "").split(",") if name.strip())
-    return LayoutSettings(
-        _number(spec, "target_file_bytes", base.target_file_bytes),
-        _number(spec, "row_group_rows", base.row_group_rows),
-        _number(spec, "compression_level", base.compression_level),
-        names or base.bloom_columns,
-        base.sort_bytes_max,
+    target_bytes = min(base.target_file_bytes, base.keyed_file_bytes) if spec.primary_key else base.target_file_bytes
+    return replace(
+        base,
+        target_file_bytes=_number(spec, "target_file_bytes", target_bytes),
+        row_group_rows=_number(spec, "row_group_rows", base.row_group_rows),
+        compression_level=_number(spec, "compression_level", base.compression_level),
+        bloom_columns=names or base.bloom_columns,
     )
 
 

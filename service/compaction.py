@@ -47,6 +47,8 @@ __all__ = [
 _log = logging.getLogger("firnline.compaction")
 _SEAL_BYTES = 72
 _FAILED_PAUSE_MAX_S = 60.0
+_REST_SHARE = 3
+"""A pass is followed by a pause of at least so many times its own length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +223,7 @@ async def watch(
     settings, stop = settings or CompactionSettings(), stop or asyncio.Event()
     failed_s, active_s = settings.interval_s, compaction.clock.monotonic_s()
     while not stop.is_set() and compaction.clock.monotonic_s() - active_s < idle_s:
-        pause_s = settings.interval_s
+        pause_s, started_s = settings.interval_s, compaction.clock.monotonic_s()
         try:
             due = await due_shards(compaction, settings)
             active_s = compaction.clock.monotonic_s() if due else active_s
@@ -231,6 +233,8 @@ async def watch(
             if due and on_pass is not None:
                 on_pass(report)
             failed_s = settings.interval_s
+            # A fold of scattered keys writes much of its table anew: the more it costs, the more rows it waits for.
+            pause_s = max(pause_s, _REST_SHARE * (compaction.clock.monotonic_s() - started_s))
         except FirnlineError as error:
             _log.warning("compaction failed and is tried again: %s: %s", type(error).__name__, error)
             pause_s, failed_s = failed_s, min(2 * failed_s, max(settings.interval_s, _FAILED_PAUSE_MAX_S))
