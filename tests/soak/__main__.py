@@ -9,6 +9,7 @@ doubled or otherwise wrong. A lake with a fault is kept, and its seed is named.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import shutil
 import sys
 import tempfile
@@ -17,13 +18,18 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tests.support.write_kill import SCENARIOS, Scenario, run_scenario
 from tests.support.write_process import fork_server
+from tests.support.write_servers import SERVER_SCENARIOS, ServerScenario, run_server_scenario
 from tests.support.write_verdict import Verdict
 
 KILLS_EACH_LAKE = 20
+SERVER_KILLS_EACH_LAKE = 8
+SERVERS_EVERY = 5
+"""One lake in so many runs the real programs, whose starts take seconds."""
 
 
 @dataclass
@@ -38,13 +44,15 @@ class _Soak:
     broken: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def lake(self, scenario: Scenario, seed: int, kills: int) -> None:
+    def lake(self, scenario: Scenario | ServerScenario, seed: int, kills: int) -> None:
         """Run one lake and add its verdict."""
         folder = Path(tempfile.mkdtemp(prefix="soak-", dir=self.folder))
+        count = partial(self._count, scenario.name)
         try:
-            verdict = run_scenario(
-                fork_server(), folder, scenario, kills, seed, on_kill=lambda: self._count(scenario.name)
-            )
+            if isinstance(scenario, Scenario):
+                verdict = run_scenario(fork_server(), folder, scenario, kills, seed, on_kill=count)
+            else:
+                verdict = asyncio.run(run_server_scenario(folder, scenario, kills, seed, on_kill=count))
         except Exception as error:
             verdict = Verdict()
             verdict.problems[f"the lake could not be judged: {type(error).__name__}: {error}"[:500]] += 1
@@ -112,16 +120,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lakes", type=int, default=2, help="that run at once")
     parser.add_argument("--only", default="", help="scenarios whose name contains this")
     asked = parser.parse_args(arguments)
-    scenarios = [each for each in SCENARIOS if asked.only in each.name]
-    if not scenarios:
-        parser.error("no such scenario; choose from " + "; ".join(each.name for each in SCENARIOS))
+    every = [*SCENARIOS, *SERVER_SCENARIOS]
+    forked = [each for each in SCENARIOS if asked.only in each.name]
+    servers = [each for each in SERVER_SCENARIOS if asked.only in each.name]
+    if not forked and not servers:
+        parser.error("no such scenario; choose from " + "; ".join(each.name for each in every))
     folder = Path(tempfile.mkdtemp(prefix="firn-soak-"))
     soak = _Soak(asked.kills, folder)
     with ThreadPoolExecutor(asked.lakes) as pool:
         left, number = asked.kills, 0
         while left > 0:
-            kills = min(KILLS_EACH_LAKE, left)
-            pool.submit(soak.lake, scenarios[number % len(scenarios)], asked.seed * 100_000 + number, kills)
+            with_servers = servers and (not forked or number % SERVERS_EVERY == 0)
+            chosen = servers if with_servers else forked
+            scenario = chosen[(number // SERVERS_EVERY if with_servers and forked else number) % len(chosen)]
+            kills = min(SERVER_KILLS_EACH_LAKE if with_servers else KILLS_EACH_LAKE, left)
+            pool.submit(soak.lake, scenario, asked.seed * 100_000 + number, kills)
             left, number = left - kills, number + 1
     good = soak.report()
     if good:

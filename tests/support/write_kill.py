@@ -24,7 +24,7 @@ from tests.support.write_load import TABLES, Table, create_tables, load_history
 from tests.support.write_process import EngineTarget, ForkServerContext, Job, Started, kill, open_target, start
 from tests.support.write_verdict import Verdict, judge
 
-__all__ = ["SCENARIOS", "Scenario", "read_outside", "run_scenario"]
+__all__ = ["SCENARIOS", "Scenario", "judge_lake", "read_outside", "run_scenario"]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def run_scenario(
             on_kill()
     finally:
         crew.stop_keeper()
-    return asyncio.run(_judge(lake, scenario, settings))
+    return asyncio.run(judge_lake(lake, scenario.tables, settings))
 
 
 async def _prepare(lake: Path, scenario: Scenario, settings: dict[str, Any]) -> None:
@@ -135,13 +135,14 @@ async def _prepare(lake: Path, scenario: Scenario, settings: dict[str, Any]) -> 
         await create_tables(target, scenario.tables)
 
 
-async def _judge(lake: Path, scenario: Scenario, settings: dict[str, Any]) -> Verdict:
+async def judge_lake(lake: Path, tables: Sequence[Table], settings: dict[str, Any]) -> Verdict:
+    """Judge what is left of a lake: nobody works on it any more."""
     story = load_history(lake.with_suffix(".notes"))
     async with open_target(lake, "judge", **settings) as target:
-        verdict = await judge(story, target, scenario.tables)
+        verdict = await judge(story, target, tables)
         problems = verdict.problems
         await _fold(target, problems)
-        for table in scenario.tables:
+        for table in tables:
             after = sorted(await target.sql(f"SELECT * FROM {table.name}"))
             _compare(problems, f"{table.name} after the fold", after, verdict.rows[table.name])
             _compare(problems, f"{table.name} outside", await read_outside(target, table), verdict.rows[table.name])

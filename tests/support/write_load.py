@@ -33,6 +33,7 @@ from tests.support.history import Operation
 __all__ = ["TABLES", "Load", "Notes", "Table", "Target", "create_tables", "load_history"]
 
 KEYS_EACH_RUN = 6
+TRIES = 15
 ROOM = 100_000
 """Ids and keys of run n lie in [n·ROOM, (n + 1)·ROOM)."""
 
@@ -200,15 +201,16 @@ class Load:
 
     async def _ask(self, name: str, kind: str, table: Table, key: int, value: Any, *, again: bool = False) -> None:
         """Send until it is known whether it happened, at most a few times; ``again``: it was sent before."""
-        for attempt in range(6):
+        for attempt in range(TRIES):
             self.n_asked += 1
             try:
                 answer = await self._send(name, kind, table, key, value, by_sql=hash_of(name) % 2 == 0)
             except (FirnlineError, OSError, asyncio.IncompleteReadError) as error:
-                if not self._goes_on(name, error, first=attempt == 0 and not again):
-                    return
-                await asyncio.sleep(0.05 * 2**attempt)
-                continue
+                goes_on = self._goes_on(name, error, first=attempt == 0 and not again)
+                await asyncio.sleep(min(0.05 * 2**attempt, 0.5))
+                if goes_on:
+                    continue
+                return
             self.notes.write("told", name, "ok", answer, self.clock())
             return
 
@@ -216,9 +218,11 @@ class Load:
         """Note an error; tell whether to ask again with the same key."""
         wrong = InvalidError | NotFoundError | CorruptError | InternalError
         self.notes.write("problem" if isinstance(error, wrong) else "failure", f"{type(error).__name__}: {error}"[:200])
-        happened_not = InvalidError | NotFoundError | ConflictError | UnavailableError | FencedError
-        if isinstance(error, ConnectionRefusedError | happened_not):
-            # An earlier try, whose answer was lost, may have happened all the same.
+        passing = isinstance(error, ConnectionRefusedError | UnavailableError | FencedError)
+        if passing and not first:
+            # An earlier try, whose answer was lost, may have happened: go on until that is known.
+            return True
+        if passing or isinstance(error, InvalidError | NotFoundError | ConflictError):
             self.notes.write("told", name, "failed" if first else "unknown", None, self.clock())
             return False
         return True
