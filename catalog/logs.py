@@ -125,8 +125,8 @@ class LogCatalog:
             return None
         # No smaller than the revision of the transaction that grants it, so that it also grows past a lost record.
         epoch = max(state.epoch + 1, revision + 1, at_least)
-        keys = {name: f"{_PREFIX}{shard}/{name}" for name in ("owner", "epoch")}
-        compares = {key: state.revisions.get(name, 0) for name, key in keys.items()}
+        keys = {name: f"{_PREFIX}{shard}/{name}" for name in ("owner", "epoch", "wanted")}
+        compares = {keys[name]: state.revisions.get(name, 0) for name in ("owner", "epoch")}
         granted = {"v": 1, "epoch": epoch, "journal": journal, "host": owner.process.host}
         started_s = self._clock.monotonic_s()
         lease = await self._kv.lease_grant(ttl_s)
@@ -134,6 +134,8 @@ class LogCatalog:
             puts = [
                 Put(keys["owner"], _encode_owner(replace(owner, epoch=epoch)), lease),
                 Put(keys["epoch"], json.dumps(granted).encode()),
+                # Whoever else waits says so again.
+                Put(keys["wanted"], None),
             ]
             taken = (await self._kv.txn(compares, puts)).succeeded
         except FirnlineError:
@@ -167,13 +169,6 @@ class LogCatalog:
         lease = await self._kv.lease_grant(_WANTED_TTL_S)
         value = json.dumps({"v": 1, "instance": instance}).encode()
         await self._kv.txn({}, [Put(f"{_PREFIX}{shard}/wanted", value, lease)])
-
-    async def unwant(self, shard: int, instance: str) -> None:
-        """Take back what `want` asked."""
-        key = f"{_PREFIX}{shard}/wanted"
-        entry = await self._kv.get(key)
-        if entry is not None and _read(entry)["instance"] == instance:
-            await self._kv.txn({key: entry.revision}, [Put(key, None)])
 
 
 async def shard_of(kv: KV, table_id: str) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 __all__ = ["Process", "is_dead", "this_process"]
@@ -42,10 +43,12 @@ def is_dead(process: Process) -> bool:
     return _started(process.pid) != process.started
 
 
+@cache
 def _host() -> str:
     return f"{socket.gethostname()}/{_read('/etc/machine-id')[:12]}"
 
 
+@cache
 def _scope() -> str:
     boot = _read("/proc/sys/kernel/random/boot_id")
     try:
@@ -63,6 +66,7 @@ def _started(pid: int) -> int | None:
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text().strip()
+        with open(path) as file:
+            return file.read().strip()
     except OSError:
         return ""

@@ -27,6 +27,7 @@ __all__ = ["ShardLog"]
 _TRIES = 4
 _PAUSE_S = 0.02
 _PAUSE_MAX_S = 0.2
+_WANT_AGAIN_S = 1.0
 
 
 class ShardLog:
@@ -123,7 +124,7 @@ class ShardLog:
         """Wait for an owner that can be asked, or become it; at most for the settings' time."""
         directory, clock = self._directory, self._directory.clock
         limit_s = clock.monotonic_s() + directory.settings.wait_s
-        wanted = False
+        wanted_s = float("-inf")
         pause_s = _PAUSE_S
         while True:
             if self._closed:
@@ -145,9 +146,9 @@ class ShardLog:
                 owned = await self._claimer.claim(state)
                 if owned is not None:
                     return self._begin(owned, state.folded)
-            elif not wanted:
+            elif clock.monotonic_s() - wanted_s > _WANT_AGAIN_S:
+                wanted_s = clock.monotonic_s()
                 await directory.catalog.want(self._shard, directory.instance)
-                wanted = True
             if clock.monotonic_s() > limit_s:
                 raise _blocked(self._shard, state.owner, directory.settings.wait_s)
             await asyncio.sleep(pause_s)
