@@ -45,6 +45,10 @@ class Loaded:
     entry: TableEntry | None = None
 
 
+class _MissingError(NotFoundError):
+    """The table's own files are not where its entry says."""
+
+
 @dataclass
 class Loading:
     """Loads the tables of one statement."""
@@ -81,21 +85,35 @@ class Loading:
         if entry.managed is None or at != At() or not tail:
             return Loaded(await self._resolve(entry, at), None, entry)
         folded = await self._folded_before()
+        moved: Exception | None = None
         for _ in range(_ATTEMPTS):
             try:
-                snapshot = await self._resolve(entry, at)
-                watermark = watermark_of(snapshot, str(entry.managed.shard))
-                return Loaded(snapshot, await self.tails.of(entry, snapshot, watermark, folded), entry)
-            except (NotFoundError, ConflictError):
+                return await self._load_managed(entry, folded)
+            except (NotFoundError, ConflictError) as error:
                 if self.receipt.catalog_stale:
                     raise
+                moved = error
             folded = await self.tails.folded()
-            entry = await self.tables.get(entry.namespace, entry.name)
-            if entry.managed is None:
-                return await self.load(entry)
+            newer = await self.tables.get(entry.namespace, entry.name)
+            if newer.managed is None:
+                return await self.load(newer)
+            if newer == entry and isinstance(moved, _MissingError):
+                raise NotFoundError(moved.message, **moved.facts) from moved
+            entry = newer
         raise ConflictError(
-            "the table kept moving on while it was loaded; try again", table=f"{entry.namespace}.{entry.name}"
-        )
+            "the table kept moving on while it was loaded; try again",
+            table=f"{entry.namespace}.{entry.name}", reason=str(moved),
+        )  # fmt: skip
+
+    async def _load_managed(self, entry: TableEntry, folded: Mapping[int, int]) -> Loaded:
+        """Load the snapshot and the tail. Raises `NotFoundError` or `ConflictError` if the table moved on."""
+        assert entry.managed is not None
+        try:
+            snapshot = await self._resolve(entry, At())
+        except NotFoundError as error:
+            raise _MissingError(error.message, **error.facts) from error
+        watermark = watermark_of(snapshot, str(entry.managed.shard))
+        return Loaded(snapshot, await self.tails.of(entry, snapshot, watermark, folded), entry)
 
     async def _resolve(self, entry: TableEntry, at: At) -> Snapshot:
         return await self.snapshots.resolve(self.stores, entry.format, entry.source, at, entry.options)

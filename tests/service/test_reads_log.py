@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -265,3 +266,11 @@ async def test_a_reader_may_not_write(lake: Lake) -> None:
     await make_table(lake, "t", PLAIN)
     with pytest.raises(ForbiddenError, match="a reader may not write"):
         await lake.table("INSERT INTO t VALUES (1, 'a')", role="reader")
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+async def test_a_table_whose_files_are_gone_is_said_to_be_missing(lake: Lake, format_: str) -> None:
+    entry = await make_table(lake, "t", PLAIN, format_)
+    shutil.rmtree(entry.location.removeprefix("file://"))
+    with pytest.raises(NotFoundError, match="table="):
+        await lake.rows("SELECT * FROM t")
