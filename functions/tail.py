@@ -182,6 +182,8 @@ class _Shard:
         """Return once what a read of the log found that began after this call is held."""
         if self._next is None:
             self._next = asyncio.create_task(self._after(self._running, log, mark))
+            # Every statement that waits may be cancelled; then nobody asks how it ended.
+            self._next.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(self._next)
 
     async def _after(self, before: asyncio.Task[None] | None, log: Log, mark: int) -> None:
