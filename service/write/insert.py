@@ -16,7 +16,7 @@ from service.write.feed import answer
 from service.write.fit import fit_table
 from service.write.keys import check_unique, existing, shown_key
 from service.write.literals import literal_rows
-from service.write.mutate import done_before, earliest, put, put_bulk, repeated
+from service.write.mutate import done_before, earliest, put, repeated
 from service.write.overwrite import overwrite
 from service.write.retry import retried
 from service.write.statements import Insert
@@ -86,7 +86,7 @@ async def insert_rows(work: Work, entry: TableEntry, statement: Insert, rows: Ro
         )  # fmt: skip
     new = table if not known.any() else table.filter(pa.array(~known))
     since = earliest(rows.since, found.since.get(statement.table))
-    await put_bulk(work, entry, [(RecordKind.UPSERT, new)], since)
+    await put(work, entry, [(RecordKind.UPSERT, new)], since)
     return _inserted(entry, new.num_rows)
 
 

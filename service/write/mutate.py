@@ -10,10 +10,10 @@ from catalog.tables import TableEntry
 from functions.append import append_changes
 from service.write.context import Outcome, Work
 from service.write.retry import LostError
-from storage.errors import ConflictError
+from storage.errors import ConflictError, TooLargeError
 from storage.log import Receipt, RecordKind
 
-__all__ = ["KEY_FACT", "committed_before", "done_before", "earliest", "put", "put_bulk", "repeated"]
+__all__ = ["KEY_FACT", "committed_before", "done_before", "earliest", "put", "repeated"]
 
 KEY_FACT = "idempotency_key"
 """Fact of a commit: the key of the statement that made it."""
@@ -32,15 +32,12 @@ async def put(
         receipt = await append_changes(log, entry, parts, idempotency_key=work.key, since=since)
     except ConflictError as error:
         raise LostError(error.message, **error.facts) from error
+    except TooLargeError as error:
+        raise TooLargeError(
+            "the statement writes more than the log takes at once; write the rows in parts", **error.facts
+        ) from error
     work.acknowledged(receipt)
     return receipt
-
-
-async def put_bulk(
-    work: Work, entry: TableEntry, parts: list[tuple[RecordKind, pa.Table]], since: tuple[int, int] | None
-) -> Receipt | None:
-    """Like `put`, for any number of rows of a table with a primary key."""
-    return await put(work, entry, parts, since)
 
 
 def earliest(first: tuple[int, int] | None, second: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from service.write.context import Outcome, Work
 from service.write.feed import answer
 from service.write.fit import fit_column, fit_table
 from service.write.keys import key_condition
-from service.write.mutate import earliest, put_bulk
+from service.write.mutate import earliest, put
 from service.write.statements import Assignment, Insert
 from storage.errors import InvalidError, SqlError
 from storage.log import RecordKind
@@ -68,7 +68,7 @@ async def on_conflict_update(
     found = await answer(work, text, tables={_NEW: new}, extra=extra)
     inserted, updated = _split(found.rows, spec.schema, conflict.assignments)
     both = pa.concat_tables([inserted, updated])
-    await put_bulk(work, entry, [(RecordKind.UPSERT, both)], earliest(since, found.since.get(statement.table)))
+    await put(work, entry, [(RecordKind.UPSERT, both)], earliest(since, found.since.get(statement.table)))
     shown = f"{entry.namespace}.{entry.name}"
     return Outcome(f"inserted {inserted.num_rows} and updated {updated.num_rows} rows of {shown}", both.num_rows)
 

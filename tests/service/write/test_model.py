@@ -44,15 +44,14 @@ def distinct(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return list({row[0]: row for row in rows}.values())
 
 
+SETS = st.sampled_from(["n = n + 1", "s = s || 'x', n = DEFAULT", "n = id, s = NULL", "n = 0 - n"])
 PAIRS = st.lists(st.tuples(IDS, st.integers(1, 9)), min_size=1, max_size=3).map(distinct)
 COMMON = st.one_of(
     ROWS.map(lambda rows: f"INSERT INTO t VALUES {values(rows)}"),
     st.tuples(IDS, IDS).map(
         lambda ids: f"INSERT INTO t (id, s) SELECT id + {ids[0]}, s FROM t WHERE id < {ids[1]} AND id + {ids[0]} < 20"
     ),
-    st.tuples(st.sampled_from(["n = n + 1", "s = s || 'x', n = DEFAULT", "n = id, s = NULL", "n = 0 - n"]), CONDITIONS).map(
-        lambda parts: f"UPDATE t SET {parts[0]} WHERE {parts[1]}"
-    ),
+    st.tuples(SETS, CONDITIONS).map(lambda parts: f"UPDATE t SET {parts[0]} WHERE {parts[1]}"),
     PAIRS.map(lambda rows: f"UPDATE t SET n = v, s = 'u' FROM ({union(rows)}) AS src WHERE t.id = src.id AND v > 2"),
     CONDITIONS.map("DELETE FROM t WHERE {}".format),
     st.just("OPTIMIZE t"),

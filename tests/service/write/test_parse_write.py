@@ -213,12 +213,9 @@ def test_parameters_count_in_every_piece_and_types_have_none() -> None:
         parse("DELETE FROM t WHERE a = $1 AND b = $2", [1])
 
 
-WORDS = st.sampled_from(
-    (
-        "INSERT INTO UPDATE DELETE MERGE CREATE TABLE ALTER COPY t a ( ) , . = SET FROM WHERE VALUES SELECT 1 'x' ON "
-        "USING WHEN MATCHED NOT THEN AS BY CASE END ADD DROP COLUMN INT PRIMARY KEY CONFLICT DO NOTHING $1 * OVERWRITE TO"
-    ).split()  # noqa: SIM905
-)
+LINE = """INSERT INTO UPDATE DELETE MERGE CREATE TABLE ALTER COPY t a ( ) , . = SET FROM WHERE VALUES SELECT 1 'x' ON
+USING WHEN MATCHED NOT THEN AS BY CASE END ADD DROP COLUMN INT PRIMARY KEY CONFLICT DO NOTHING $1 * OVERWRITE TO"""
+WORDS = st.sampled_from(LINE.split())
 
 
 @given(st.lists(WORDS, max_size=25))
