@@ -14,6 +14,7 @@ import base64
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -271,6 +272,7 @@ def _decode_managed(document: Mapping[str, Any]) -> Managed:
     return Managed(spec, schemas, document["shard"], document["metadata_location"])
 
 
+@lru_cache(maxsize=1024)
 def _decode(key: str, value: bytes) -> TableEntry:
     _, namespace, name = key.split("/", 2)
     try:

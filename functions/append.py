@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from catalog.tables import TableEntry
+from functions.by_identity import by_identity
 from functions.keys import key_hashes
 from storage.errors import InvalidError, TooLargeError
 from storage.log import BODY_BYTES_MAX, AckMode, Position, Receipt, Record, RecordKind
 from storage.log.access import Log, Touched
+from storage.tables.write import TableSpec
 
 __all__ = ["RECORD_BYTES", "append_changes", "append_rows", "bare_schema"]
 
 RECORD_BYTES = 8 << 20
 """A record's body has about this many bytes at most, unless one row alone has more."""
+_END = b"\xff\xff\xff\xff\0\0\0\0"
+"""What ends an Arrow IPC stream."""
 _HERE_BYTES = 64 << 10
 """Rows of fewer bytes are encoded on the event loop: a thread would cost more than it frees."""
 
@@ -72,13 +76,14 @@ async def append_changes(
 ) -> Receipt:
     """Store upserts and deletions together, all or none; see `append_rows`. No key is in two of the parts."""
     for kind, rows in parts:
-        names = _shape(entry, kind)[0]
+        names = _shape(entry, kind).names
         if rows.column_names != names:
             raise InvalidError("the rows do not have the table's columns", columns=rows.column_names, wanted=names)
     if not any(rows.num_rows for _kind, rows in parts):
         return Receipt(Position(0, 0), 0, ack or AckMode.OBJECT)
     assert entry.managed is not None
-    if sum(rows.nbytes for _kind, rows in parts) <= _HERE_BYTES:
+    n_bytes = sum(rows.nbytes for _kind, rows in parts)
+    if n_bytes <= _HERE_BYTES:
         bodies, touched = _encode(parts, entry, since)
     else:
         bodies, touched = await asyncio.to_thread(_encode, parts, entry, since)
@@ -92,22 +97,34 @@ def bare_schema(schema: pa.Schema) -> pa.Schema:
     return pa.schema([_bare_field(field) for field in schema])
 
 
-def _shape(entry: TableEntry, kind: RecordKind) -> tuple[list[str], pa.Schema]:
+def _shape(entry: TableEntry, kind: RecordKind) -> _Bare:
     if entry.managed is None:
         raise InvalidError("rows go to tables that CREATE TABLE made; this one is external", table=entry.name)
     spec = entry.managed.spec
     if (kind is RecordKind.APPEND) == bool(spec.primary_key):
         wanted = "upserts and deletes" if spec.primary_key else "appends"
         raise InvalidError(f"this table takes {wanted} only", table=entry.name, kind=kind.name.lower())
-    bare = _bare(spec.schema)
-    if kind is RecordKind.DELETE:
-        bare = pa.schema([bare.field(name) for name in spec.primary_key])
-    return bare.names, bare
+    return _bare_key(spec) if kind is RecordKind.DELETE else _bare(spec.schema)
 
 
-@lru_cache(maxsize=256)
-def _bare(schema: pa.Schema) -> pa.Schema:
-    return bare_schema(schema)
+@dataclass(frozen=True)
+class _Bare:
+    """A schema without metadata, its names, and the message that begins a stream of it."""
+
+    schema: pa.Schema
+    names: list[str]
+    message: bytes
+
+
+@by_identity
+def _bare(schema: pa.Schema) -> _Bare:
+    bare = bare_schema(schema)
+    return _Bare(bare, bare.names, bare.serialize().to_pybytes())
+
+
+@by_identity
+def _bare_key(spec: TableSpec) -> _Bare:
+    return _bare(pa.schema([spec.schema.field(name) for name in spec.primary_key]))
 
 
 def _bare_field(field: pa.Field) -> pa.Field:
@@ -133,36 +150,30 @@ def _encode(
     for kind, given in parts:
         if key:
             hashes.append(key_hashes(given, key))
-        bare = _shape(entry, kind)[1]
+        bare = _shape(entry, kind)
         # The same types, without metadata.
-        rows = given if given.schema.equals(bare, check_metadata=True) else given.cast(bare)
-        bodies += [(kind, body) for body in _bodies(rows)]
+        rows = pa.Table.from_arrays(given.columns, schema=bare.schema)
+        bodies += [(kind, body) for body in _bodies(rows, bare.message)]
     return bodies, Touched(np.concatenate(hashes), since) if key else None
 
 
-def _bodies(rows: pa.Table) -> list[bytes]:
+def _bodies(rows: pa.Table, begin: bytes) -> list[bytes]:
+    if rows.num_rows <= 1:
+        return _bodies_of(rows, begin) if rows.num_rows else []
     step = max(1, RECORD_BYTES * rows.num_rows // max(rows.nbytes, 1))
     found: list[bytes] = []
     for start in range(0, rows.num_rows, step):
-        found += _bodies_of(rows.slice(start, step))
+        found += _bodies_of(rows.slice(start, step), begin)
     return found
 
 
-def _bodies_of(part: pa.Table) -> list[bytes]:
+def _bodies_of(part: pa.Table, begin: bytes) -> list[bytes]:
     """Return the part as one body, or as several where its rows are much larger than the others."""
-    body = _ipc(part)
+    batches = part.to_batches() if part.column(0).num_chunks == 1 else part.combine_chunks().to_batches()
+    body = b"".join([begin, *(batch.serialize().to_pybytes() for batch in batches), _END])
     if len(body) <= 2 * RECORD_BYTES or part.num_rows == 1:
         if len(body) > BODY_BYTES_MAX:
             raise TooLargeError("a row is too large for the log", bytes=len(body), bytes_max=BODY_BYTES_MAX)
         return [body]
     half = part.num_rows // 2
-    return [*_bodies_of(part.slice(0, half)), *_bodies_of(part.slice(half))]
-
-
-def _ipc(part: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, part.schema) as writer:
-        for batch in part.combine_chunks().to_batches():
-            writer.write_batch(batch)
-    body: bytes = sink.getvalue().to_pybytes()
-    return body
+    return [*_bodies_of(part.slice(0, half), begin), *_bodies_of(part.slice(half), begin)]

@@ -22,6 +22,7 @@ from service.auth import Auth, VerifyToken
 from service.executor import Executor
 from service.iceberg_rest.catalog import IcebergCatalog
 from service.iceberg_rest.routes import iceberg_routes
+from service.ingest.entries import SharedContext
 from service.ingest.ingest import IngestContext
 from service.ingest.metrics import IngestMetrics
 from service.ingest.route import BODY_BYTES_MAX, RowsRoute
@@ -103,7 +104,7 @@ def create_app(components: AppComponents, settings: AppSettings | None = None) -
         await send_json(call.send, app.openapi())
 
     rows = _rows(components, service, settings)
-    for method, path, handler in [*routes(service), *rows, ("GET", "/openapi.json", openapi)]:
+    for method, path, handler in [*rows, *routes(service), ("GET", "/openapi.json", openapi)]:
         app.router.routes.append(Route(path, _Endpoint(handler), methods=[method]))
     if components.iceberg is not None:
         for method, path, route in iceberg_routes(components.iceberg, service.auth):
@@ -141,11 +142,12 @@ def _rows(components: AppComponents, service: Service, settings: AppSettings) ->
     async def refused(_call: Call) -> None:
         raise UnsupportedError("this process takes no rows; send them to a server of the lake")
 
-    handler = refused
+    handler: Handler = refused
     if components.ingest is not None:
         metrics = IngestMetrics(service.metrics.registry)
+        context = SharedContext(components.ingest)
         route = RowsRoute(
-            components.ingest, components.executor, service.auth, metrics, service.clock, settings.limits,
+            context, components.executor, service.auth, metrics, service.clock, settings.limits,
             settings.rows_bytes_max,
         )  # fmt: skip
 
@@ -171,14 +173,16 @@ class _Edge:
 
     def __init__(self, app: ASGIApp, clock: Clock) -> None:
         self._app = app
-        self._clock = clock
+        self._prefix = clock.new_id()[:20]
+        self._count = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         given = header(scope, b"x-request-id")
-        request_id = given if _REQUEST_ID.fullmatch(given) else self._clock.new_id()
+        self._count += 1
+        request_id = given if given and _REQUEST_ID.fullmatch(given) else f"{self._prefix}{self._count:012x}"
         scope["firnline.request_id"] = request_id
         started = False
 

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from functions.by_identity import by_identity
 from service.ingest.errors import WrongValue, first_wrong, refuse
 from storage.errors import InvalidError
 
@@ -50,7 +51,7 @@ def build_table(
     arrays: list[pa.Array] = []
     error: InvalidError | None = None
     limit = n_rows  # rows before the first wrong one that is known
-    for field in schema:
+    for field in _fields(schema):
         source = sources.get(field.name)
         array, wrong = _column(field, source, limit)
         if wrong is not None:
@@ -70,6 +71,11 @@ def build_table(
     if error is not None:
         raise error
     return pa.Table.from_arrays(arrays, schema=schema) if arrays else schema.empty_table()
+
+
+@by_identity
+def _fields(schema: pa.Schema) -> list[pa.Field]:
+    return list(schema)
 
 
 def _column(field: pa.Field, source: Source | None, limit: int) -> tuple[pa.Array, tuple[int, WrongValue] | None]:

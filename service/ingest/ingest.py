@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 import pyarrow as pa
 
-from catalog.tables import TableEntry, Tables
+from catalog.tables import TableEntry
 from functions.append import append_rows
 from functions.keys import check_keys, last_of_each
 from service.ingest.columns import Decoded
@@ -41,10 +41,22 @@ _HERE_BYTES = 64 << 10
 """Bodies of fewer bytes are decoded on the event loop; a thread would cost more than it frees."""
 
 
+class Entries(Protocol):
+    """What finds a table: `catalog.tables.Tables`, or `service.ingest.entries.SharedEntries`."""
+
+    async def get(self, namespace: str, name: str) -> TableEntry:
+        """Return one table as it is now. Raises `NotFoundError`."""
+        ...
+
+
 class IngestContext(Protocol):
     """What of `service.engine.Engine` an append needs."""
 
-    tables: Tables
+    @property
+    def tables(self) -> Entries:
+        """The catalog's entries."""
+        ...
+
     logs: Logs
     stores: Stores
     clock: Clock

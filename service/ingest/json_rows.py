@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any, NoReturn
 
 import pyarrow as pa
 
+from functions.by_identity import by_identity
 from service.ingest.columns import Decoded, LineOf, Source, build_table, no_lines
 from service.ingest.errors import short, unknown_name
 from service.ingest.values import value_builder
@@ -21,6 +21,7 @@ from storage.errors import InvalidError
 
 __all__ = ["decode_json", "decode_ndjson", "parse_cell"]
 
+_BOM = b"\xef\xbb\xbf"
 _WHOLE_CHARS = 1 << 20
 _BLOCK_ROWS = 8192
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -46,7 +47,7 @@ _FLOATS = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constan
 _EXACT = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant, parse_float=Decimal)
 
 
-@lru_cache(maxsize=256)
+@by_identity
 def _parser(schema: pa.Schema) -> json.JSONDecoder:
     """Numbers with a fraction are read digit by digit only where a decimal may want the digits."""
     return _EXACT if any("decimal" in str(field.type) for field in schema) else _FLOATS
@@ -106,7 +107,7 @@ def parse_cell(text: str, parser: json.JSONDecoder = _EXACT) -> Any:
 
 def _text(body: bytes) -> str:
     try:
-        return body.decode("utf-8-sig")
+        return (body[3:] if body.startswith(_BOM) else body).decode()
     except UnicodeDecodeError as error:
         line = body.count(b"\n", 0, error.start) + 1
         raise InvalidError("the body is not UTF-8", line=line, byte=error.start) from None
@@ -172,8 +173,7 @@ def _skip(text: str, place: int) -> int:
 
 
 def _table(rows: list[Any], schema: pa.Schema, line_of: LineOf, first_row: int) -> pa.Table:
-    names = schema.names
-    known = set(names)
+    names, known, builders = _plan(schema)
     for index, row in enumerate(rows):
         if type(row) is not dict:
             raise InvalidError(
@@ -184,13 +184,13 @@ def _table(rows: list[Any], schema: pa.Schema, line_of: LineOf, first_row: int) 
             raise InvalidError(
                 unknown_name(name, names), row=first_row + index + 1, line=line_of(index), column=name[:80]
             )
-    builders = _builders(schema)
     sources = {
         name: Source([row.get(name) for row in rows], build) for name, build in zip(names, builders, strict=True)
     }
     return build_table(schema, sources, len(rows), line_of, first_row)
 
 
-@lru_cache(maxsize=256)
-def _builders(schema: pa.Schema) -> list[Any]:
-    return [value_builder(field.type) for field in schema]
+@by_identity
+def _plan(schema: pa.Schema) -> tuple[list[str], frozenset[str], list[Callable[[Any], pa.Array]]]:
+    """Return the columns' names, in order and as a set, and their builders."""
+    return schema.names, frozenset(schema.names), [value_builder(field.type) for field in schema]

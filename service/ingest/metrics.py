@@ -17,6 +17,7 @@ class IngestMetrics:
             "firnline_ingest_requests", "Requests with rows, by outcome.", ["outcome"], registry=registry
         )
         self._requests = requests
+        self._succeeded = requests.labels("succeeded")
         self._seconds = Histogram(
             "firnline_ingest_seconds",
             "From a request with rows to its acknowledgement or error.",
@@ -28,7 +29,7 @@ class IngestMetrics:
 
     def request(self, outcome: str, seconds: float, *, rows: int, n_bytes: int) -> None:
         """Count one request; ``outcome`` is "succeeded" or the name of its error's class."""
-        self._requests.labels(outcome).inc()
+        (self._succeeded if outcome == "succeeded" else self._requests.labels(outcome)).inc()
         self._seconds.observe(seconds)
         self._rows.inc(rows)
         self._bytes.inc(n_bytes)
