@@ -8,6 +8,7 @@ whichever process holds the file. Keys are BLOBs of UTF-8, which SQLite orders a
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,7 @@ SCHEMA = (
 )
 
 _EVENTS_PER_READ = 256
+_WAL_PAUSE_S = 0.01
 _FORGET_EVERY = 64
 """Revisions between two looks at the history's limits: counting it takes about a millisecond."""
 
@@ -155,7 +157,7 @@ class SqliteFile:
             self._path, timeout=self._busy_timeout_s, isolation_level=None, check_same_thread=False
         )
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            self._use_wal(connection)
             connection.execute("PRAGMA synchronous = FULL")
             if _format(connection) == 0:
                 _create(connection)
@@ -170,6 +172,19 @@ class SqliteFile:
             connection.close()
             raise
         return connection
+
+    def _use_wal(self, connection: sqlite3.Connection) -> None:
+        """SQLite does not wait for others who open a new file at the same moment: it says busy at once, so we wait."""
+        for n_left in reversed(range(max(1, int(self._busy_timeout_s / _WAL_PAUSE_S)))):
+            try:
+                connection.execute("PRAGMA busy_timeout = 0")
+                connection.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError as error:
+                if not n_left or not error.sqlite_errorname.startswith("SQLITE_BUSY"):
+                    raise
+                time.sleep(_WAL_PAUSE_S)
+        connection.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout_s * 1000)}")
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

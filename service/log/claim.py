@@ -22,6 +22,7 @@ class Claimer:
         self._directory = directory
         self._shard = shard
         self._at_least = 0
+        self._emptied = 0
 
     async def claim(self, state: ShardState) -> OwnedLog | None:
         """Become the owner; None if another was faster, still holds the journal, or this has to be tried again.
@@ -32,13 +33,14 @@ class Claimer:
         place = self._directory.place
         path, name = place.own_journal(self._shard)
         before = place.journal_of(self._shard, state, self._directory.process.host)
-        if before is not None and before != path and before.exists():
+        if before is not None and before != path and state.epoch != self._emptied and before.exists():
             # An earlier owner kept its journal elsewhere: first what it left is brought into the object store. If that
             # owner hangs and holds on to it, what it left has to wait for it.
             with contextlib.suppress(ConflictError):
                 found = await self._open(before, str(before))
                 if found is not None:
                     await found.close()
+                    self._emptied = found.epoch
                 return None
         try:
             return await self._open(path, name)

@@ -17,7 +17,8 @@ import pytest
 
 from catalog.kv import Put
 from catalog.kv.sqlite import SqliteKV
-from catalog.kv.sqlite_file import FORMAT, SCHEMA
+from catalog.kv.sqlite_file import FORMAT, SCHEMA, SqliteFile
+from catalog.kv.state import HistoryLimits
 from storage.clock import SystemClock
 from storage.errors import CorruptError, InvalidError, NotFoundError, UnavailableError, UnsupportedError
 from tests.support.clock import ManualClock
@@ -237,3 +238,24 @@ async def test_a_closed_kv_leaves_no_thread_behind(path: Path) -> None:
     await kv.close()
     await asyncio.sleep(0.05)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("firn-kv")]
+
+
+def test_many_who_open_a_new_file_at_once_all_get_it(tmp_path: Path) -> None:
+    failed: list[Exception] = []
+
+    def look(file: SqliteFile) -> None:
+        try:
+            file.has_expired(0)
+        except Exception as error:
+            failed.append(error)
+
+    for n in range(40):
+        files = [SqliteFile(tmp_path / f"{n}.db", 10.0, HistoryLimits()) for _ in range(6)]
+        threads = [threading.Thread(target=look, args=(file,)) for file in files]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for file in files:
+            file.close()
+    assert failed == []
