@@ -1,8 +1,10 @@
 """The tables of one statement: what the catalog says of them, their snapshots, and what the log has beyond these.
 
 The order makes it true. The log's folded marks are asked first, then a snapshot is loaded, then the log is read: a
-record is then in the snapshot or is read from the log, whatever is folded meanwhile. A table that moved on in between
-is loaded anew. When the catalog is away, the tables that this process knew last are read as they were.
+record is then in the snapshot or is read from the log, whatever is folded meanwhile. An Iceberg table's snapshot is
+named by its entry, which was listed earlier still, and is asked for again where the marks may have passed it. A table
+that moved on in between is loaded anew. When the catalog is away, the tables that this process knew last are read as
+they were.
 """
 
 from __future__ import annotations
@@ -29,9 +31,13 @@ _ATTEMPTS = 6
 
 @dataclass
 class Known:
-    """What this process last heard from the catalog, for when it does not answer."""
+    """What this process last heard from the catalog, for when it does not answer.
+
+    marks_before : folded marks that were known before ``entries`` were asked for
+    """
 
     entries: Mapping[TableName, TableEntry] | None = None
+    marks_before: Mapping[int, int] = field(default_factory=dict)
     namespaces: tuple[str, ...] = ()
     folded: Mapping[int, int] | None = None
 
@@ -61,10 +67,12 @@ class Loading:
     receipt: Receipt
     entries: Mapping[TableName, TableEntry] = field(default_factory=dict)
     namespaces: tuple[str, ...] = ()
+    _marks_before: Mapping[int, int] = field(default_factory=dict)
     _folded: asyncio.Task[Mapping[int, int]] | None = None
 
     async def names(self) -> None:
         """Load what the catalog lists. Raises `UnavailableError` if it is away and was never heard."""
+        marks = self.known.folded or {}
         try:
             entries, namespaces = await asyncio.gather(self.tables.all(), self.tables.namespaces())
         except UnavailableError:
@@ -73,8 +81,9 @@ class Loading:
             self.receipt.catalog_stale = True
         else:
             self.known.entries = {(entry.namespace, entry.name): entry for entry in entries}
-            self.known.namespaces = tuple(namespaces)
+            self.known.namespaces, self.known.marks_before = tuple(namespaces), marks
         self.entries, self.namespaces = self.known.entries, self.known.namespaces
+        self._marks_before = self.known.marks_before
 
     async def load(self, entry: TableEntry, at: At | None = None, *, tail: bool = True) -> Loaded:
         """Return a table of the catalog; with its tail, unless a version is asked for.
@@ -84,16 +93,16 @@ class Loading:
         at = at or At()
         if entry.managed is None or at != At() or not tail:
             return Loaded(await self._resolve(entry, at), None, entry)
-        folded = await self._folded_before()
+        folded, known = await self._folded_before(), self._marks_before
         moved: Exception | None = None
         for _ in range(_ATTEMPTS):
             try:
-                return await self._load_managed(entry, folded)
+                return await self._load_managed(entry, folded, known)
             except (NotFoundError, ConflictError) as error:
                 if self.receipt.catalog_stale:
                     raise
                 moved = error
-            folded = await self.tails.folded()
+            folded = known = await self.tails.folded()
             newer = await self.tables.get(entry.namespace, entry.name)
             if newer.managed is None:
                 return await self.load(newer)
@@ -105,15 +114,30 @@ class Loading:
             table=f"{entry.namespace}.{entry.name}", reason=str(moved),
         )  # fmt: skip
 
-    async def _load_managed(self, entry: TableEntry, folded: Mapping[int, int]) -> Loaded:
-        """Load the snapshot and the tail. Raises `NotFoundError` or `ConflictError` if the table moved on."""
+    async def _load_managed(self, entry: TableEntry, folded: Mapping[int, int], known: Mapping[int, int]) -> Loaded:
+        """Load the snapshot and the tail; ``known`` are the marks that were told before ``entry`` was asked for.
+
+        Raises `NotFoundError` or `ConflictError` if the table moved on.
+        """
         assert entry.managed is not None
+        snapshot = await self._newest(entry)
+        watermark = watermark_of(snapshot, str(entry.managed.shard))
+        mark = folded.get(entry.managed.shard, 0)
+        named = entry.managed.metadata_location is not None
+        if named and mark > max(watermark, known.get(entry.managed.shard, 0)):
+            # The entry may be from before the fold that the mark tells of, and name a snapshot without its rows.
+            entry = await self.tables.get(entry.namespace, entry.name)
+            if entry.managed is None:
+                raise ConflictError("another table has this name now", table=f"{entry.namespace}.{entry.name}")
+            snapshot = await self._newest(entry)
+            watermark = watermark_of(snapshot, str(entry.managed.shard))
+        return Loaded(snapshot, await self.tails.of(entry, snapshot, watermark, folded), entry)
+
+    async def _newest(self, entry: TableEntry) -> Snapshot:
         try:
-            snapshot = await self._resolve(entry, At())
+            return await self._resolve(entry, At())
         except NotFoundError as error:
             raise _MissingError(error.message, **error.facts) from error
-        watermark = watermark_of(snapshot, str(entry.managed.shard))
-        return Loaded(snapshot, await self.tails.of(entry, snapshot, watermark, folded), entry)
 
     async def _resolve(self, entry: TableEntry, at: At) -> Snapshot:
         return await self.snapshots.resolve(self.stores, entry.format, entry.source, at, entry.options)

@@ -15,6 +15,7 @@ import pyarrow as pa
 from catalog.tables import TableEntry
 from functions.fold_log import fold_shard
 from functions.live_rows import live_rows
+from functions.partition_values import check_partition_values
 from functions.records import plain
 from functions.rewrite import rewrite_rows
 from service.write.alter import adopt
@@ -113,9 +114,10 @@ async def folded(work: Work, entry: TableEntry) -> Folded:
     shard = entry.managed.shard
     log = await work.engine.logs.log(shard)
     limit = await log.flush()
+    # Asked before the snapshot is loaded: a mark that is told later may be past records that the snapshot lacks.
+    mark = (await work.engine.logs.folded()).get(shard, 0)
     snapshot = await work.load(entry)
-    done = max(work.writer(entry).watermark(snapshot, str(shard)), (await work.engine.logs.folded()).get(shard, 0))
-    if done < limit:
+    if max(work.writer(entry).watermark(snapshot, str(shard)), mark) < limit:
         report = await fold_shard(work.stores, work.engine.logs, work.engine.tables, work.engine.clock, shard)
         error = report.errors.get(f"{entry.namespace}.{entry.name}")
         if error is not None:
@@ -164,6 +166,8 @@ async def commit_rows(work: Work, entry: TableEntry, snapshot: Snapshot, changes
     new = pa.concat_tables(changes.rows) if changes.rows else None
     if not changes.dropped and (new is None or not new.num_rows):
         return
+    if new is not None:
+        check_partition_values(entry, new)
     change = await rewrite_rows(
         work.stores,
         work.engine.clock,
@@ -181,7 +185,7 @@ async def _candidates(work: Work, statement: Update | Delete, snapshot: Snapshot
     """Return which files may hold rows that the statement means."""
     if statement.where is None or len(snapshot.files) <= 1:
         return None
-    text = select_target(work, statement, [], quoted(*statement.table), None)
+    text = select_target(work, statement, snapshot.schema, [], quoted(*statement.table))
     return await wanted_files(work, text, statement.table, snapshot)
 
 
@@ -193,7 +197,7 @@ async def update_files(work: Work, entry: TableEntry, statement: Update) -> Outc
     if await committed_before(work, entry):
         return repeated(entry)
     changes, count = Changes(), 0
-    text = select_target(work, statement, schema.names, TARGET, ROW)
+    text = select_target(work, statement, schema, schema.names, TARGET, ROW)
     async for group in groups(work, base.snapshot, await _candidates(work, statement, base.snapshot)):
         found = await answer(work, text, tables={TARGET: group.rows})
         await base.check_read(work, entry, found)
@@ -214,7 +218,7 @@ async def delete_files(work: Work, entry: TableEntry, statement: Delete) -> Outc
     if await committed_before(work, entry):
         return repeated(entry)
     changes, count = Changes(), 0
-    text = select_target(work, statement, [], TARGET, ROW)
+    text = select_target(work, statement, base.snapshot.schema, [], TARGET, ROW)
     async for group in groups(work, base.snapshot, await _candidates(work, statement, base.snapshot)):
         found = await answer(work, text, tables={TARGET: group.rows})
         await base.check_read(work, entry, found)
