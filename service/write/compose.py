@@ -6,10 +6,13 @@ come from where; `Text.blame` moves an error's line and column back.
 
 from __future__ import annotations
 
+import decimal
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import pyarrow as pa
 
 from service.cursor import Span
 from service.lexer import place, tokenize
@@ -18,6 +21,7 @@ from storage.errors import FirnlineError
 __all__ = ["Text", "quoted"]
 
 
+_DECIMAL = re.compile(r"[+-]?\s*(?=[\d.]{2,39}$)(?:\d+\.\d*|\.\d+)")
 _OURS = re.compile(r",? (?:\w+\.)?firn_\w+(?=[,;]|$)")
 """Columns of ours in a list of those there are."""
 
@@ -33,6 +37,8 @@ class Text:
 
     sql: str
     parts: list[str] = field(default_factory=list)
+    bound: dict[str, Any] = field(default_factory=dict)
+    """Parameters of our own."""
     _length: int = 0
     _spans: list[tuple[int, Span]] = field(default_factory=list)
 
@@ -48,11 +54,24 @@ class Text:
             self._length += len(text)
         return self
 
+    def exact(self, piece: str | Span, column: pa.Field) -> str | Span:
+        """Return what stands for a value of the column: a literal with digits behind its point goes into a decimal
+        column as it is written, since the engine would make a float of it."""
+        if isinstance(piece, str) or not pa.types.is_decimal(column.type):
+            return piece
+        text = self.sql[piece.start : piece.limit].strip()
+        if not _DECIMAL.fullmatch(text):
+            return piece
+        name = f"firn_exact_{piece.start}"
+        self.bound[name] = decimal.Decimal(re.sub(r"\s", "", text))
+        return f"${name}"
+
     def append(self, other: Text) -> Text:
         """Append a whole text, whose pieces keep their places."""
         for start, span in other._spans:
             self._spans.append((self._length + start, span))
         self.parts += other.parts
+        self.bound |= other.bound
         self._length += other._length
         return self
 

@@ -177,14 +177,17 @@ async def copy_to(work: Work, statement: CopyTo) -> Outcome:
     counted = _Counted()
     result = Result(query.schema, counted.of(query.batches), work.receipt)
     parts: list[bytes] = []
-    asked: Format = form
+    asked: Format = "ndjson" if form == "json" else form
     try:
         async with aclosing(encode(asked, result, statement_id=work.statement.statement_id)) as chunks:
             parts.extend([bytes(chunk) async for chunk in chunks])
     except FirnlineError as error:
         raise text.blame(error) from error
+    data = b"".join(parts)
+    if form == "json":
+        data = b"[" + b",\n".join(data.splitlines()) + b"]\n"
     try:
-        await blobs.put(key, b"".join(parts), if_absent=True)
+        await blobs.put(key, data, if_absent=True)
     except ConflictError:
         raise ConflictError("a file of this name exists, and COPY overwrites none", location=location) from None
     return Outcome(f"copied {counted.rows} rows to {location}", counted.rows)

@@ -26,8 +26,9 @@ async def explain(work: Work, write: Write) -> pa.Table:
         case Update() | Delete():
             entry = await work.managed(write.table)
             assert entry.managed is not None
-            names = entry.managed.spec.schema.names if isinstance(write, Update) else []
-            select = select_target(work, write, names, quoted(*write.table))
+            schema = entry.managed.spec.schema
+            names = schema.names if isinstance(write, Update) else []
+            select = select_target(work, write, schema, names, quoted(*write.table))
             text.append(select)
         case Merge():
             alias = quoted(write.alias or write.table[1])

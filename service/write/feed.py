@@ -42,7 +42,7 @@ async def start(
     tables : rows that names of the query mean
     extra : parameters beside the statement's own
     """
-    params = {**text.params(work.parsed.params), **(extra or {})}
+    params = {**text.params(work.parsed.params), **text.bound, **(extra or {})}
     try:
         return await work.engine.query(text.text, params, work.statement, work.receipt, tables)
     except FirnlineError as error:

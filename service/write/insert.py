@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from catalog.tables import TableEntry
 from functions.keys import key_hashes
+from service.cursor import Span
+from service.write.aliases import with_aliases
 from service.write.bulk import BULK_BYTES, append_files
 from service.write.compose import Text
 from service.write.context import Outcome, Work
@@ -142,7 +144,11 @@ async def source_rows(work: Work, entry: TableEntry, statement: Insert) -> Rows:
         fields = [schema.field(name) for name in names]
         columns = literal_rows(work.parsed.sql, work.parsed.tokens, statement.source, work.parsed.params, fields)
     if columns is None:
-        found = await answer(work, Text(work.parsed.sql).add(statement.source))
+        text = Text(work.parsed.sql)
+        pieces: list[str | Span] = [statement.source]
+        if not statement.by_name:
+            pieces = with_aliases(work.parsed.tokens, statement.source)
+        found = await answer(work, text.add(*_exact(work, text, pieces, [schema.field(name) for name in names])))
         since = found.since.get(statement.table)
         columns = found.rows.columns
         if statement.by_name:
@@ -158,6 +164,31 @@ async def source_rows(work: Work, entry: TableEntry, statement: Insert) -> Rows:
         )
     given = dict(zip(names, columns, strict=True))
     return Rows(fit_table([given.get(name) for name in schema.names], schema, n_rows), since)
+
+
+def _exact(work: Work, text: Text, pieces: list[str | Span], fields: list[pa.Field]) -> list[str | Span]:
+    """Return the pieces of VALUES with exact decimals."""
+    if len(pieces) != 1 or not isinstance(pieces[0], Span):
+        return pieces
+    span = pieces[0]
+    tokens = [token for token in work.parsed.tokens if span.start <= token.start < span.limit]
+    if not tokens[0].is_word("VALUES"):
+        return pieces
+    found: list[str | Span] = []
+    start, depth, column, cell = span.start, 0, 0, 0
+    for token in tokens[1:]:
+        if token.kind != "symbol" or token.text not in "()[]{},":
+            continue
+        ends = depth == 1 and token.text in "),"
+        if ends and column < len(fields):
+            value = text.exact(Span(cell, token.start), fields[column])
+            if isinstance(value, str):
+                found += [Span(start, cell), value]
+                start = token.start
+        depth += (token.text in "([{") - (token.text in ")]}")
+        if depth == 1 and token.text in "(,":
+            column, cell = (0 if token.text == "(" else column + 1), token.limit
+    return [*found, Span(start, span.limit)]
 
 
 def _check_names(names: list[str], schema: pa.Schema) -> None:

@@ -188,7 +188,8 @@ def _select(run: _Merging, clauses: list[MergeClause], row: str | None) -> Text:
         text.add(f", {run.alias}.{quoted(name)} AS {old_name(at)}")
     for number, clause in enumerate(clauses):
         if clause.action == "update":
-            for at, (_name, value) in enumerate(_assignments(run, clause)):
+            for at, (name, given) in enumerate(_assignments(run, clause)):
+                value = text.exact(given, run.schema.field(name))
                 text.add(", CASE WHEN (", *act, f") = {number} THEN (", value, f") END AS firn_set_{number}_{at}")
     return text
 
@@ -265,7 +266,8 @@ async def _insert(run: _Merging) -> None:
     text = Text(run.work.parsed.sql).add("SELECT ", *act, f" AS {_ACT}")
     columns = [_inserted(run, clause) for clause in clauses]
     for number, values in enumerate(columns):
-        for at, (_name, value) in enumerate(values):
+        for at, (name, given) in enumerate(values):
+            value = text.exact(given, run.schema.field(name))
             text.add(", CASE WHEN (", *act, f") = {number} THEN (", value, f") END AS firn_set_{number}_{at}")
     text.add(f" FROM {SOURCE} AS {run.source_name}")
     rows = (await answer(run.work, text, tables={SOURCE: alone})).rows
@@ -275,10 +277,10 @@ async def _insert(run: _Merging) -> None:
             continue
         part = rows.filter(pa.array(acts == number))
         places = {name: at for at, (name, _value) in enumerate(columns[number])}
-        given = [
+        fitted = [
             part.column(f"firn_set_{number}_{places[name]}") if name in places else None for name in run.schema.names
         ]
-        run.inserted.append(fit_table(given, run.schema, part.num_rows))
+        run.inserted.append(fit_table(fitted, run.schema, part.num_rows))
 
 
 def _inserted(run: _Merging, clause: MergeClause) -> list[tuple[str, Span | str]]:

@@ -33,7 +33,7 @@ def set_name(at: int) -> str:
 
 
 def select_target(
-    work: Work, statement: Update | Delete, columns: list[str], target: str, first: str | None = None
+    work: Work, statement: Update | Delete, schema: pa.Schema, columns: list[str], target: str, first: str | None = None
 ) -> Text:
     """Return the query for the rows that the statement means.
 
@@ -50,7 +50,8 @@ def select_target(
     text.add(", ".join(listed) or "1 AS firn_one")
     if isinstance(statement, Update):
         for at, each in enumerate(statement.assignments):
-            text.add(", ", each.value or "NULL", " AS ", set_name(at))
+            value = text.exact(each.value or "NULL", schema.field(each.column))
+            text.add(", ", value, " AS ", set_name(at))
     text.add(" FROM ", target, " AS ", alias)
     if statement.source is not None:
         text.add(", ", statement.source)
@@ -100,7 +101,7 @@ async def update(work: Work, statement: Update) -> Outcome:
 async def _update_keyed(work: Work, entry: TableEntry, statement: Update) -> Outcome:
     assert entry.managed is not None
     spec = entry.managed.spec
-    text = select_target(work, statement, spec.schema.names, quoted(*statement.table))
+    text = select_target(work, statement, spec.schema, spec.schema.names, quoted(*statement.table))
     found = await answer(work, text)
     rows = updated_rows(found.rows, spec.schema, statement.assignments)
     old = _old_keys(found.rows, entry)
@@ -173,7 +174,7 @@ async def _delete_keyed(work: Work, entry: TableEntry, statement: Delete) -> Out
     assert entry.managed is not None
     spec = entry.managed.spec
     key = spec.primary_key
-    text = select_target(work, statement, list(key), quoted(*statement.table))
+    text = select_target(work, statement, spec.schema, list(key), quoted(*statement.table))
     found: Answer = await answer(work, text)
     fields = [spec.schema.field(name).remove_metadata() for name in key]
     columns = [fit_column(column, field) for column, field in zip(found.rows.columns, fields, strict=True)]

@@ -56,6 +56,8 @@ async def on_conflict_update(
         text.add(f", {_NEW}.{_NEW}_{at} AS {_NEW}_{at}, {quoted(alias, name)} AS firn_old_{at}")
     for at, each in enumerate(conflict.assignments):
         value: list[str | Span] = ["NULL"] if each.value is None else _excluded(work, each.value, places)
+        if value == [each.value]:
+            value = [text.exact(value[0], spec.schema.field(each.column))]
         text.add(", CASE WHEN ", matched)
         if conflict.where is not None:
             text.add(" AND (", *_excluded(work, conflict.where, places), ")")
