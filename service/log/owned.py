@@ -176,7 +176,7 @@ class OwnedLog:
         """See `storage.log.access.Log.flush`."""
         self._check()
         limit = self.writer.next_position.sequence
-        await self.writer.flush()
+        await self.writer.flush(limit)
         return limit
 
     def mark_folded(self, sequence: int) -> None:
