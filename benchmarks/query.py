@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.machine import REPOSITORY, describe_machine
 from benchmarks.options import OFFICIAL, SMOKE, Options
+from benchmarks.page import with_part
 from benchmarks.report import Goal, Section, markdown_of, text_of
 
 __all__ = ["SECTIONS", "main", "page_of", "run_sections"]
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     page = asked.write or (PAGE if options.official and names == list(SECTIONS) else None)
     if page is not None:
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(page_of(machine, sections))
+        page.write_text(with_part(page.read_text() if page.exists() else "", "read", page_of(machine, sections)))
         print(f"written to {page}")
     return int(any(section.title.endswith(": failed") for section in sections))
 

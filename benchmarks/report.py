@@ -21,17 +21,22 @@ class Goal:
     unit: str = ""
     official: bool = True
     """False for a smoke run, whose data are too small for the number to mean anything."""
+    at_least: bool = False
+    """The other way round: ``measured`` is at least ``limit``."""
 
     @property
     def met(self) -> bool:
-        """Whether the number is there and within its limit."""
-        return self.measured is not None and self.measured <= self.limit
+        """Whether the number is there and on the right side of its limit."""
+        if self.measured is None:
+            return False
+        return self.measured >= self.limit if self.at_least else self.measured <= self.limit
 
     @property
     def verdict(self) -> str:
         """The goal, its number and ``met`` or ``MISSED``, as one line."""
-        found = "not measured" if self.measured is None else f"{self.measured:.4g}{self.unit}"
-        line = f"{self.name}: {found}, goal ≤ {self.limit:.4g}{self.unit}: {'met' if self.met else 'MISSED'}"
+        found = "not measured" if self.measured is None else _number(self.measured) + self.unit
+        sign = "≥" if self.at_least else "≤"
+        line = f"{self.name}: {found}, goal {sign} {_number(self.limit)}{self.unit}: {'met' if self.met else 'MISSED'}"
         return line if self.official else line + " (smoke run: not an official number)"
 
 
@@ -82,6 +87,10 @@ def markdown_of(section: Section) -> str:
     if section.goals:
         parts.append("\n".join(f"* {_marked(goal)}" for goal in section.goals))
     return "\n\n".join(parts) + "\n"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def _marked(goal: Goal) -> str:
