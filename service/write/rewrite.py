@@ -117,6 +117,8 @@ async def folded(work: Work, entry: TableEntry) -> Folded:
     # Asked before the snapshot is loaded: a mark that is told later may be past records that the snapshot lacks.
     mark = (await work.engine.logs.folded()).get(shard, 0)
     snapshot = await work.load(entry)
+    # Before the fold, which takes the key's columns by the names that the catalog has.
+    await adopt(work, entry, snapshot)
     if max(work.writer(entry).watermark(snapshot, str(shard)), mark) < limit:
         report = await fold_shard(work.stores, work.engine.logs, work.engine.tables, work.engine.clock, shard)
         error = report.errors.get(f"{entry.namespace}.{entry.name}")
