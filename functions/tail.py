@@ -2,8 +2,8 @@
 
 1. A statement that begins after an acknowledgement sees the row: `Tails.of` reads the log anew, and shares a read only
    if it began after the statement did.
-2. What is held belongs to one epoch of the log's writer. When the epoch changes all of it is dropped and read again,
-   since records may have other positions now (``storage/log/access.py``, rule 3).
+2. What is held belongs to one epoch of the log's writer, or is in the object store. When the epoch changes all of it
+   is dropped and read again, since records may have other positions now (``storage/log/access.py``, rule 3).
 3. A statement whose table was loaded too early for what is still held gets `NotFoundError`, and begins anew.
 
 Rows are decoded once. A table with a primary key is kept as its last row of each key, brought forward by what is new
@@ -204,7 +204,8 @@ class _Shard:
         try:
             while True:
                 found = await log.read(start, bytes_max=READ_BYTES)
-                if found.limit < start or (epoch is not None and found.epoch != epoch):
+                # What came from the object store alone (epoch 0) stays what it is, whoever tells the rest.
+                if found.limit < start or (epoch not in (None, 0) and found.epoch != epoch):
                     self.epoch = None
                     return False
                 start, epoch = found.limit, found.epoch

@@ -345,14 +345,15 @@ class LogWriter:
 
     # Ending
 
-    async def flush(self) -> None:
-        """Return once all that was accepted is in the object store. Raises `FencedError` when the writer has stopped.
+    async def flush(self, before: int | None = None) -> None:
+        """Return once all records before a sequence are in the object store; None: all that was ever accepted.
 
-        While the store does not answer, this waits.
+        With None it may wait for as long as others append. While the store does not answer, this waits.
+        Raises `FencedError` when the writer has stopped.
         """
         self._n_flushing += 1
         try:
-            while self._state.backlog.unflushed_bytes > 0:
+            while self._state.backlog.unflushed_bytes > 0 and (before is None or self._state.slot.sequence < before):
                 self._check_running()
                 self._changed.notify()
                 await self._changed.wait()

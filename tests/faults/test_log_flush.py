@@ -13,7 +13,7 @@ import pytest
 from catalog.kv.sqlite import SqliteKV
 from catalog.logs import LogCatalog
 from storage.clock import SystemClock
-from tests.support.lake_logs import opened, texts
+from tests.support.lake_logs import opened, row, texts
 
 pytestmark = pytest.mark.anyio
 
@@ -49,3 +49,28 @@ async def test_a_flush_uploads_a_journal_though_the_catalog_granted_later_epochs
     async with opened(lake) as logs:
         assert await (await logs.log(0)).flush() == 2
         assert texts(await (await logs.stored(0)).read(0)) == ["a", "b"]
+
+
+async def test_a_flush_ends_though_others_append_without_a_pause(tmp_path: Path) -> None:
+    async with opened(tmp_path) as logs:
+        log = await logs.log(0)
+        limit = 0
+
+        async def append_always() -> None:
+            nonlocal limit
+            while True:
+                receipt = await log.append([row("x" * 1000)])
+                limit = max(limit, receipt.position.sequence + 1)
+
+        tasks = [asyncio.create_task(append_always()) for _ in range(16)]
+        try:
+            await asyncio.sleep(0.1)
+            acknowledged = limit
+            async with asyncio.timeout(2):
+                flushed = await log.flush()
+            assert flushed >= acknowledged
+            assert await (await logs.stored(0)).flush() >= flushed
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -13,11 +13,13 @@ from catalog.kv import KV
 from catalog.tables import TableEntry, Tables
 from service.engine import Engine
 from service.parse import parse
+from service.settings import LogAccess
 from service.statement import Receipt, Statement
 from service.write.context import Work
 from service.write.rewrite import folded
 from storage.clock import Clock
 from storage.log.access import Log, Logs
+from storage.log.settings import LogSettings
 from storage.stores import Stores
 from tests.support.lakes import Lake, open_lake
 from tests.support.managed import append, fold, make_table
@@ -92,3 +94,20 @@ async def test_a_rewrite_begins_with_all_rows_though_another_folds_them(table: t
     work = Work(_Context(lake.engine, logs), parse("SELECT 1"), Statement("", "s"), Receipt(), lake.engine.stores)
     base = await folded(work, entry)
     assert int(base.snapshot.files.n_rows.sum()) == 2
+
+
+async def test_a_long_log_whose_end_is_in_another_owners_journal_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Most of it in parts from the object store, which no epoch tells, and the rest from a journal of one.
+    monkeypatch.setattr("functions.tail.READ_BYTES", 2000)
+    never = LogAccess(writer=LogSettings(flush_interval_ms=60_000))
+    async with open_lake(tmp_path / "lake", log=never) as owner, open_lake(tmp_path / "lake") as reader:
+        entry = await make_table(owner, "t", SCHEMA)
+        for number in range(12):
+            await append(owner, entry, {"id": [number], "v": ["x" * 400]})
+            if number < 10:
+                await (await owner.engine.logs.log(0)).flush()
+        assert await reader.value("SELECT count(*) FROM t") == 12
+        await append(owner, entry, {"id": [12], "v": ["x"]})
+        assert await reader.value("SELECT count(*) FROM t") == 13
