@@ -16,6 +16,7 @@ import pyarrow as pa
 from catalog.tables import TableEntry
 from functions.by_identity import by_identity
 from functions.keys import key_hashes
+from functions.partition_values import check_partition_values
 from storage.errors import InvalidError, TooLargeError
 from storage.log import BODY_BYTES_MAX, AckMode, Position, Receipt, Record, RecordKind
 from storage.log.access import Log, Touched
@@ -79,6 +80,9 @@ async def append_changes(
         names = _shape(entry, kind).names
         if rows.column_names != names:
             raise InvalidError("the rows do not have the table's columns", columns=rows.column_names, wanted=names)
+    for kind, rows in parts:
+        if kind is not RecordKind.DELETE:
+            check_partition_values(entry, rows)
     if not any(rows.num_rows for _kind, rows in parts):
         return Receipt(Position(0, 0), 0, ack or AckMode.OBJECT)
     assert entry.managed is not None

@@ -180,6 +180,8 @@ def _encode_run(plan: _Plan, run: pa.Table) -> list[_Encoded]:
     run, bounds, firsts = _sorted(plan, run, [value for _field, value in values])
     inside = _file_schema(plan)
     kept = [name for name in plan.schema.names if name not in _left_out(plan)]
+    if not kept:
+        raise InvalidError("the table has no column beside those that it is partitioned by", table=plan.location)
     files = []
     for start, limit, first in zip(bounds[:-1], bounds[1:], firsts, strict=True):
         partition = {field.name: value[first].as_py() for field, value in values}

@@ -7,6 +7,8 @@ What needs a look at the rows that are there, ``nothing`` and ``error``, is a st
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -15,6 +17,7 @@ import pyarrow as pa
 from catalog.tables import TableEntry
 from functions.append import append_rows
 from functions.keys import check_keys, last_of_each
+from functions.partition_values import check_partition_values
 from service.ingest.columns import Decoded
 from service.ingest.csv_rows import CsvOptions
 from service.ingest.decode import RowFormat, decode
@@ -197,6 +200,8 @@ def _checked(decoded: Decoded, entry: TableEntry) -> tuple[pa.Table, int]:
     assert entry.managed is not None
     key = entry.managed.spec.primary_key
     n_rows = decoded.rows.num_rows
+    with _named_rows(decoded):
+        check_partition_values(entry, decoded.rows)
     if not key or not n_rows:
         return decoded.rows, n_rows
     _check_keys(decoded, key)
@@ -204,8 +209,15 @@ def _checked(decoded: Decoded, entry: TableEntry) -> tuple[pa.Table, int]:
 
 
 def _check_keys(decoded: Decoded, key: tuple[str, ...]) -> None:
-    try:
+    with _named_rows(decoded):
         check_keys(decoded.rows, key)
+
+
+@contextmanager
+def _named_rows(decoded: Decoded) -> Iterator[None]:
+    """Let an error name the row as its sender counts, and the line."""
+    try:
+        yield
     except InvalidError as error:
         row = error.facts.get("row")
         if isinstance(row, int):

@@ -16,6 +16,7 @@ from catalog.pointers import adopted
 from catalog.tables import TableEntry
 from service.write.context import Outcome, Work
 from service.write.mutate import committed_before, repeated
+from service.write.properties import check_properties
 from service.write.retry import LostError, retried
 from service.write.spec import check_column_type, field_id, numbered
 from service.write.statements import (
@@ -251,5 +252,6 @@ def _with_properties(spec: TableSpec, given: Mapping[str, str], unset: tuple[str
     for name in unset:
         if name not in spec.properties:
             raise NotFoundError("the table has no such property", property=name)
+    check_properties(given, spec.schema)
     properties = {name: value for name, value in spec.properties.items() if name not in unset} | dict(given)
     return None if properties == dict(spec.properties) else replace(spec, properties=properties)

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from catalog.tables import TableEntry
 from functions.layout import write_files
+from functions.partition_values import check_partition_values
 from functions.rewrite import format_of
 from service.write.alter import adopt
 from service.write.context import Work
@@ -43,6 +44,7 @@ async def append_files(work: Work, entry: TableEntry, rows: pa.Table) -> bool:
 async def new_files(work: Work, entry: TableEntry, snapshot: Snapshot, rows: pa.Table) -> list[DataFile]:
     """Write rows, fitted to the table, as files that belong to no table yet."""
     assert entry.managed is not None
+    check_partition_values(entry, rows)
     await adopt(work, entry, snapshot)
     return await write_files(
         work.stores, work.engine.clock, snapshot.location, snapshot.schema, entry.managed.spec, rows,

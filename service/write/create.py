@@ -12,6 +12,7 @@ from catalog.logs import shard_of
 from catalog.tables import Managed, TableEntry
 from catalog.writers import create_table as catalog_create
 from functions.layout import write_files
+from functions.partition_values import check_partition_values
 from service.write.compose import Text
 from service.write.context import Outcome, Work
 from service.write.feed import answer
@@ -56,6 +57,7 @@ async def create_table(work: Work, statement: CreateTable) -> Outcome:
     files: list[DataFile] = []
     if rows is not None:
         fitted = fit_table(rows.columns, spec.schema, rows.num_rows)
+        check_partition_values(entry, fitted)
         if spec.primary_key:
             check_unique(fitted, spec.primary_key)
         files = await write_files(

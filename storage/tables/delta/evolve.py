@@ -51,6 +51,7 @@ def new_table(spec: TableSpec, now_ms: int) -> tuple[Protocol, Metadata]:
     """Return what the first commit says of the table. Raises `InvalidError`, `UnsupportedError` naming the column."""
     check_properties(spec.properties)
     own = own_properties(spec)
+    _check_has_data(spec)
     columns = {field.name: field for field in spec.schema}
     for name in identity_partitions(spec).values():
         _check_partition(columns[name])
@@ -83,6 +84,7 @@ def evolve(table: str, state: TableState, spec: TableSpec) -> tuple[Protocol, Me
     Raises `InvalidError` for a change that the table's rows do not allow, `UnsupportedError` for a new type of a
     column that has data.
     """
+    _check_has_data(spec)
     old, mode = state.metadata, mapping_mode(table, state.protocol, state.metadata)
     changed = {name: value for name, value in spec.properties.items() if old.configuration.get(name) != value}
     check_properties({**changed, **{name: "" for name in spec.properties if name.startswith(OWN_PREFIX)}})
@@ -123,6 +125,15 @@ def _configuration(old: Mapping[str, str], spec: TableSpec) -> dict[str, str]:
     """A property of ``delta.`` that the spec does not name may be another writer's: it stays."""
     kept = {name: value for name, value in old.items() if name.startswith(_KEPT_FOREVER)}
     return {**kept, **spec.properties, **own_properties(spec)}
+
+
+def _check_has_data(spec: TableSpec) -> None:
+    """Partition columns are in no file: a row of nothing else would be lost, since a file of no columns has no rows."""
+    if len(set(identity_partitions(spec).values())) == len(spec.schema):
+        raise InvalidError(
+            "a delta table needs a column that it is not partitioned by",
+            partition_by=", ".join(identity_partitions(spec).values()),
+        )
 
 
 def _check_partition(field: pa.Field) -> None:
