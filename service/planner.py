@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datafusion import ExecutionPlan, LogicalPlan
+from datafusion import DataFrame, ExecutionPlan, LogicalPlan, SessionContext
 from datafusion.catalog import Table
 
 from catalog.tables import DEFAULT_NAMESPACE, TableEntry
@@ -316,7 +316,7 @@ class Planner:
         with self._session.planning(self._names(table), remote=remote) as context:
             try:
                 frame = context.sql_with_options(self._text, READ_ONLY, param_values=self._params or None)
-                schema = _answered(frame.schema())
+                schema = _answered(_coerced(context, frame))
                 shown = {self._shown(name): scan for name, scan in used.items()}
                 first = [with_tables(schema, shown)] if self._parsed.explained else []
                 loaded = {name: self._loaded(name) for name in used}
@@ -337,7 +337,7 @@ class Planner:
         with self._session.planning(self._names(table)) as context:
             try:
                 frame = context.sql_with_options(self._text, READ_ONLY, param_values=self._params or None)
-                schema = _answered(frame.schema())
+                schema = _answered(_coerced(context, frame))
                 return Planned(schema, rows=[retyped(batch, schema) for batch in frame.collect()])
             except BaseException as error:
                 raise self._translated(error) from error
@@ -362,6 +362,18 @@ def _plain(schema: pa.Schema) -> pa.Schema:
 
 
 _VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+
+
+def _coerced(context: SessionContext, frame: DataFrame) -> pa.Schema:
+    """Return the schema of the frame's rows.
+
+    The engine settles the types of a union only when it optimizes: until then a NULL in its first branch has none.
+    """
+    schema: pa.Schema = frame.schema()
+    if not any(pa.types.is_null(each.type) for each in schema):
+        return schema
+    optimized = context.create_dataframe_from_logical_plan(frame.optimized_logical_plan()).schema()
+    return pa.schema([pa.field(a.name, b.type, b.nullable) for a, b in zip(schema, optimized, strict=True)])
 
 
 def _answered(schema: pa.Schema) -> pa.Schema:

@@ -268,3 +268,7 @@ async def test_describe_takes_tables_and_table_functions(lake: Lake) -> None:
     expected = [("x", "Int64", "YES"), ("s", "Utf8", "YES")]
     for sql in ("DESCRIBE t", "DESC t", f"DESCRIBE parquet('{path}')"):
         assert await lake.rows(sql) == expected
+
+
+async def test_a_null_in_the_first_branch_of_a_union_takes_the_type_of_the_others(lake: Lake) -> None:
+    assert await lake.rows("SELECT NULL AS a UNION ALL SELECT 'x' ORDER BY a") == [("x",), (None,)]
