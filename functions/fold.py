@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from catalog.tables import TableEntry, Tables
 from catalog.writers import writer_of
 from functions.keys import last_indices
 from functions.layout import LayoutSettings
-from functions.records import rows_of
+from functions.records import key_names, rows_of
 from functions.rewrite import drop_keys, rewrite_rows
 from storage.clock import Clock
 from storage.errors import ConflictError, CorruptError, IndeterminateError, InvalidError, NotFoundError
@@ -80,7 +80,7 @@ class Extra:
 
 @dataclass(frozen=True)
 class ManagedTable:
-    """A table that we write, as of now."""
+    """A table that we write, as of now. ``spec`` names the primary key as ``snapshot`` does."""
 
     entry: TableEntry
     spec: TableSpec
@@ -107,7 +107,9 @@ async def load_managed(
     module = importlib.import_module(f"storage.tables.{found.format}")
     snapshot: Snapshot = await module.load(stores, found.source, At(), known)
     writer = writer_of(found, stores, tables, clock)
-    return ManagedTable(found, found.managed.spec, snapshot, writer, str(found.managed.shard))
+    # The table's own metadata is changed before the catalog's: its columns may have other names by now.
+    spec = replace(found.managed.spec, primary_key=key_names(found, snapshot.schema))
+    return ManagedTable(found, spec, snapshot, writer, str(found.managed.shard))
 
 
 async def _entry_of(tables: Tables, entry: TableEntry) -> TableEntry:

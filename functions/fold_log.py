@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from catalog.tables import TableEntry, Tables
 from functions.fold import Folded, FoldSettings, fold_table
 from storage.clock import Clock
-from storage.errors import FirnlineError, NotFoundError
+from storage.errors import FirnlineError, InternalError, NotFoundError
 from storage.log import LogRecord
 from storage.log.access import Log, LogRange, Logs
 from storage.stores import Stores
@@ -160,6 +160,10 @@ async def _fold_one(
         return TableFold(name, Folded())  # dropped meanwhile
     except FirnlineError as error:
         return TableFold(name, Folded(), error)
+    except Exception as error:  # noqa: BLE001 — a defect that one table meets must not keep the others' rows in the log
+        unknown = InternalError("folding this table met a defect", table=name, reason=repr(error))
+        unknown.__cause__ = error
+        return TableFold(name, Folded(), unknown)
 
 
 async def fold_tables(

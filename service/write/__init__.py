@@ -11,12 +11,14 @@ import pyarrow as pa
 
 from service.parse import Parsed
 from service.statement import Receipt, Statement
-from service.write.context import Outcome, Work, WriteContext
+from service.write.context import Work, WriteContext
 from service.write.dispatch import dispatch
 from service.write.explain import explain
 from service.write.mutate import KEY_FACT
 from service.write.parse import explained, parse_write
-from storage.errors import ForbiddenError
+from service.write.retry import LostError
+from service.write.statements import Write
+from storage.errors import FirnlineError, ForbiddenError, SqlError
 
 __all__ = ["WriteContext", "run_write"]
 
@@ -43,7 +45,29 @@ async def run_write(engine: WriteContext, parsed: Parsed, statement: Statement, 
     work.facts["statement_id"] = statement.statement_id
     if statement.idempotency_key is not None:
         work.facts[KEY_FACT] = statement.idempotency_key
-    outcome: Outcome = await dispatch(work, write)
+    try:
+        outcome = await dispatch(work, write)
+    except SqlError:
+        if not await _adopted(work, write):
+            raise
+        outcome = await dispatch(work, write)
     receipt.requests += stores.count.requests
     receipt.metadata_bytes += stores.count.bytes
     return pa.table({"status": [outcome.status], "rows_affected": pa.array([outcome.rows], pa.int64())})
+
+
+async def _adopted(work: Work, write: Write) -> bool:
+    """Tell whether the catalog lacked columns that the table has: an ALTER is on its way, or was killed on it."""
+    from service.write.alter import adopt
+
+    name = getattr(write, "table", None)
+    if name is None:
+        return False
+    try:
+        entry = await work.managed(name)
+        await adopt(work, entry, await work.load(entry))
+    except LostError:
+        return True
+    except FirnlineError:
+        return False
+    return False

@@ -33,7 +33,7 @@ from storage.errors import ConflictError, InvalidError, NotFoundError, SqlError,
 from storage.tables.snapshot import FIELD_ID, Snapshot
 from storage.tables.write import Change, TableSpec
 
-__all__ = ["adopt", "alter_table"]
+__all__ = ["adopt", "alter_table", "check_columns"]
 
 
 async def alter_table(work: Work, statement: AlterTable) -> Outcome:
@@ -92,6 +92,8 @@ async def adopt(work: Work, entry: TableEntry, snapshot: Snapshot) -> None:
     spec = entry.managed.spec
     if _same(snapshot.schema, spec.schema):
         return
+    if await work.managed((entry.namespace, entry.name)) != entry:
+        raise LostError("the table's columns were changed meanwhile")
     known = {each.name: each for each in spec.schema}
     by_id = {field_id(each): each for each in spec.schema}
     numbers = count(spec.last_column_id + 1)
@@ -123,6 +125,15 @@ async def adopt(work: Work, entry: TableEntry, snapshot: Snapshot) -> None:
     )
     await _tell_catalog(work, entry, new)
     raise LostError("the table's columns were changed meanwhile")
+
+
+async def check_columns(work: Work, entry: TableEntry, read: Snapshot | None) -> None:
+    """Raise `LostError` if the table that a query read has other columns than ``entry``, which are told the catalog.
+
+    To be asked before rows that were read are written: those with fewer columns would end the others' values.
+    """
+    if read is not None:
+        await adopt(work, entry, read)
 
 
 def _same(left: pa.Schema, right: pa.Schema) -> bool:

@@ -81,6 +81,9 @@ async def insert_rows(work: Work, entry: TableEntry, statement: Insert, rows: Ro
     table = rows.table if conflict is None else _first_of_each(rows.table, key)
     known, found = await existing(work, statement.table, table, key)
     if conflict is None and known.any():
+        if await done_before(work, entry):
+            # By this very statement: the client sent it again while it ran.
+            return repeated(entry)
         row = int(np.flatnonzero(known)[0])
         raise ConflictError(
             "a row with this primary key exists already; ON CONFLICT DO NOTHING or DO UPDATE takes it",

@@ -14,6 +14,7 @@ import pyarrow as pa
 from catalog.tables import TableEntry
 from functions.keys import key_hashes
 from service.cursor import Span
+from service.write.alter import check_columns
 from service.write.compose import Text, quoted
 from service.write.context import Outcome, Work
 from service.write.feed import answer
@@ -21,7 +22,7 @@ from service.write.fit import fit_table
 from service.write.keys import check_unique, existing, shown_key
 from service.write.modify import old_name
 from service.write.mutate import committed_before, done_before, earliest, put, repeated
-from service.write.retry import retried
+from service.write.retry import LostError, retried
 from service.write.rewrite import ROW, TARGET, Changes, Folded, commit_rows, folded, groups
 from service.write.statements import Merge, MergeClause
 from service.write.upsert import check_assignments
@@ -32,6 +33,8 @@ __all__ = ["merge"]
 
 SOURCE, SOURCE_ROW = "firn_source", "firn_source_row"
 _ACT = "firn_act"
+_DOUBTS_MAX = 5
+"""So often a row that should not be there is taken for one that came between the two looks at the table."""
 _VOLATILE = ("random", "uuid", "gen_random_uuid")
 
 
@@ -199,6 +202,7 @@ async def _answer(run: _Merging, text: Text, tables: dict[str, pa.Table]) -> pa.
     run.since = earliest(run.since, found.since.get(run.statement.table))
     if run.base is not None:
         await run.base.check_read(run.work, run.entry, found)
+    await check_columns(run.work, run.entry, found.snapshots.get(run.statement.table))
     return found.rows
 
 
@@ -305,10 +309,13 @@ async def _put(run: _Merging) -> None:
         before = key_hashes(gone, names) if gone is not None else np.empty(0, np.uint64)
         fresh = new.filter(pa.array(~np.isin(key_hashes(new, names), before)))
         known, found = await existing(run.work, run.statement.table, fresh, run.key)
+        since = found.since.get(run.statement.table)
         if known.any():
+            if since != run.since and run.work.receipt.retries < _DOUBTS_MAX:
+                raise LostError("another statement inserted one of these rows meanwhile")
             row = int(np.flatnonzero(known)[0])
             raise ConflictError("a row with this primary key exists already", key=shown_key(fresh, run.key, row))
-        run.since = earliest(run.since, found.since.get(run.statement.table))
+        run.since = earliest(run.since, since)
         if gone is not None:
             gone = gone.filter(pa.array(~np.isin(before, key_hashes(new, names))))
     parts = [(RecordKind.UPSERT, new)] if new is not None else []

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from catalog.tables import TableEntry
 from functions.keys import key_hashes
+from service.write.alter import check_columns
 from service.write.compose import Text, quoted
 from service.write.context import Outcome, Work
 from service.write.feed import Answer, answer
@@ -103,6 +104,7 @@ async def _update_keyed(work: Work, entry: TableEntry, statement: Update) -> Out
     spec = entry.managed.spec
     text = select_target(work, statement, spec.schema, spec.schema.names, quoted(*statement.table))
     found = await answer(work, text)
+    await check_columns(work, entry, found.snapshots.get(statement.table))
     rows = updated_rows(found.rows, spec.schema, statement.assignments)
     old = _old_keys(found.rows, entry)
     _check_once(old, spec.primary_key, statement)

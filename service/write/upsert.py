@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from catalog.tables import TableEntry
 from service.cursor import Span
+from service.write.alter import check_columns
 from service.write.compose import Text, quoted
 from service.write.context import Outcome, Work
 from service.write.feed import answer
@@ -68,6 +69,7 @@ async def on_conflict_update(
         f" FROM {_NEW} LEFT JOIN (SELECT * FROM {quoted(*statement.table)} WHERE {where}) AS {quoted(alias)} ON {on}"
     )
     found = await answer(work, text, tables={_NEW: new}, extra=extra)
+    await check_columns(work, entry, found.snapshots.get(statement.table))
     inserted, updated = _split(found.rows, spec.schema, conflict.assignments)
     both = pa.concat_tables([inserted, updated])
     await put(work, entry, [(RecordKind.UPSERT, both)], earliest(since, found.since.get(statement.table)))
