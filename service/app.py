@@ -29,6 +29,8 @@ from service.ingest.route import BODY_BYTES_MAX, RowsRoute
 from service.job_runner import JobRunner, JobSettings
 from service.jobs import JobStore
 from service.journal import Journal
+from service.log.metrics import LogMetrics
+from service.log.open import LakeLogs
 from service.metrics import Metrics
 from service.openapi import describe
 from service.problems import PROBLEM_TYPE, problem_of, send_json, send_problem
@@ -71,6 +73,7 @@ class AppComponents:
     blobs : where results of asynchronous statements lie, under ``<results_prefix>statements/``
     verify : looks an API token up; None lets everybody in
     ingest : what appends rows; None where this process takes none
+    logs : those that ``/metrics`` shows; None where this process owns none
     iceberg : served as an Iceberg REST catalog, where given
     """
 
@@ -82,6 +85,7 @@ class AppComponents:
     verify: VerifyToken | None = None
     results_prefix: str = ""
     ingest: IngestContext | None = None
+    logs: LakeLogs | None = None
     iceberg: IcebergCatalog | None = None
 
 
@@ -118,6 +122,10 @@ def create_app(components: AppComponents, settings: AppSettings | None = None) -
 def _service(components: AppComponents, settings: AppSettings) -> Service:
     clock = components.clock
     metrics = Metrics(components.executor.load)
+    if components.logs is not None:
+        of_logs = LogMetrics(metrics.registry)
+        components.logs.observe(of_logs)
+        of_logs.watch(components.logs)
     journal = Journal(metrics, clock)
     store = JobStore(components.kv, components.blobs, clock, components.results_prefix)
     jobs = JobRunner(components.executor, store, journal, clock, settings.jobs) if settings.background else None

@@ -117,6 +117,7 @@ async def _components(
                     verify=verify,
                     results_prefix=prefix + "/",
                     ingest=engine,
+                    logs=logs,
                     iceberg=iceberg_catalog(engine, settings.engine, vend_credentials=settings.iceberg_credentials),
                 ),
                 runner,

@@ -18,10 +18,10 @@ _BYTES = (256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 671
 
 
 class LogMetrics:
-    """A `service.log.observe.LogObserver`, and what ``/metrics`` of the log service shows."""
+    """A `service.log.observe.LogObserver`, and what ``/metrics`` shows of logs; in ``registry``, or one of its own."""
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
         self._appends = Counter(
             "firnline_log_appends", "Appends, by outcome.", ["shard", "outcome"], registry=self.registry
         )

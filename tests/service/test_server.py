@@ -79,6 +79,11 @@ def test_a_server_answers_over_the_engine_logs_json_and_ends_cleanly(lake: Path)
                 break
             time.sleep(0.05)
         assert client.get(accepted["links"]["result"]).json()["rows"] == [[7]]
+        assert client.post("/v1/sql", json={"sql": "CREATE TABLE written (n BIGINT)"}).status_code == 200
+        assert client.post("/v1/tables/default.written/rows", json=[{"n": 1}]).json()["ack"] == "fsync"
+        shown = client.get("/metrics").text
+        assert 'firnline_log_appends_total{outcome="acknowledged",shard="0"} 1.0' in shown
+        assert 'firnline_log_lag_records{shard="0"} 1.0' in shown
     workers = workers_of(server.pid)
     code, log = end(server)
     assert code == 0
