@@ -118,9 +118,8 @@ class LogRoutes:
         return encode_receipt(await owned.find(table, key))
 
     async def _flush(self, shard: int, _scope: Scope, _receive: Receive) -> bytes:
-        owned = self._logs.shard(shard).owned
-        if owned is None:
-            raise FencedError("this process does not own the log", shard=shard)
+        # Claimed if need be: only an owner can store what is in the journal of one that died.
+        owned = await self._logs.shard(shard).own()
         return pack({"limit": await owned.flush()})
 
 

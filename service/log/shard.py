@@ -225,10 +225,9 @@ class ShardLog:
             log: OwnedLog | RemoteLog | None = self.owned
             if log is None:
                 log = directory.remote(self._shard, (await directory.refresh()).of(self._shard).owner)
-            if log is None:
-                return await self._flush_here()
             with contextlib.suppress(FencedError, NotReachedError):
-                return await log.flush()
+                return await (self._flush_here() if log is None else log.flush())
+            directory.doubt()
         raise UnavailableError("the log changes its owner again and again; retry", shard=self._shard)
 
     async def _flush_here(self) -> int:

@@ -13,30 +13,40 @@ import pytest
 from catalog.kv.sqlite import SqliteKV
 from catalog.logs import LogCatalog
 from storage.clock import SystemClock
-from tests.support.lake_logs import opened, row, texts
+from tests.support.lake_logs import answering, opened, row, texts
 
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parents[2]
 
+KILLED = """
+import asyncio, os, sys
+from pathlib import Path
+from storage.log.settings import LogSettings
+from tests.support.lake_logs import opened, row
+
+async def main():
+    async with opened(Path(sys.argv[1]), writer=LogSettings(flush_interval_ms=60_000)) as logs:
+        log = await logs.log(0)
+        await log.append([row("a")])
+        await log.append([row("b")])
+        os.kill(os.getpid(), 9)
+
+asyncio.run(main())
+"""
+
+
+async def _killed(lake: Path) -> None:
+    """Let a process append two rows, which are in its journal alone when it is killed."""
+    command = [sys.executable, "-c", KILLED, str(lake)]
+    done = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, check=False)
+    assert done.returncode == -9
+
 
 async def test_a_flush_uploads_a_journal_though_the_catalog_granted_later_epochs(tmp_path: Path) -> None:
     # The owner is killed; the next one is granted an epoch by the catalog and is killed before it seals anything.
     lake = tmp_path / "lake"
-    program = (
-        "import asyncio, os, sys; from pathlib import Path; from dataclasses import replace\n"
-        "from tests.support.lake_logs import HASTY, opened, row; from storage.log.settings import LogSettings\n"
-        "async def main():\n"
-        "    writer = LogSettings(flush_interval_ms=60_000)\n"
-        "    async with opened(Path(sys.argv[1]), writer=writer) as logs:\n"
-        "        log = await logs.log(0)\n"
-        "        await log.append([row('a')]); await log.append([row('b')])\n"
-        "        os.kill(os.getpid(), 9)\n"
-        "asyncio.run(main())\n"
-    )
-    command = [sys.executable, "-c", program, str(lake)]
-    done = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, check=False)
-    assert done.returncode == -9
+    await _killed(lake)
     kv = SqliteKV(lake / "catalog.db", SystemClock())
     catalog = LogCatalog(kv, SystemClock())
     state = (await catalog.load()).of(0)
@@ -49,6 +59,15 @@ async def test_a_flush_uploads_a_journal_though_the_catalog_granted_later_epochs
     async with opened(lake) as logs:
         assert await (await logs.log(0)).flush() == 2
         assert texts(await (await logs.stored(0)).read(0)) == ["a", "b"]
+
+
+async def test_a_worker_has_its_server_upload_the_journal_of_the_server_that_was_killed(tmp_path: Path) -> None:
+    await _killed(tmp_path)
+    async with answering(tmp_path) as (server, url):
+        secret = server._directory.settings.secret
+        async with opened(tmp_path, may_own=False, via_url=url, via_secret=secret) as worker:
+            assert await (await worker.log(0)).flush() == 2
+            assert texts(await (await worker.stored(0)).read(0)) == ["a", "b"]
 
 
 async def test_a_flush_ends_though_others_append_without_a_pause(tmp_path: Path) -> None:
