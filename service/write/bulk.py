@@ -7,17 +7,18 @@ import hashlib
 import pyarrow as pa
 
 from catalog.tables import TableEntry
+from functions.barrier import append_barrier, has_records
 from functions.layout import write_files
 from functions.partition_values import check_partition_values
 from functions.rewrite import format_of
 from service.write.alter import adopt
 from service.write.context import Work
 from service.write.retry import LostError
-from storage.errors import ConflictError
+from storage.errors import ConflictError, NotFoundError
 from storage.tables.snapshot import Snapshot
 from storage.tables.write import Change, DataFile, Watermark
 
-__all__ = ["BULK_BYTES", "append_files", "commit", "keep_watermark", "new_files"]
+__all__ = ["BULK_BYTES", "append_files", "commit", "new_files", "passed_watermark"]
 
 BULK_BYTES = 32 << 20
 """Inserts of more Arrow bytes than this become files at once."""
@@ -64,9 +65,23 @@ async def commit(work: Work, entry: TableEntry, base: Snapshot, change: Change, 
     work.committed()
 
 
-def keep_watermark(work: Work, entry: TableEntry, base: Snapshot) -> Watermark:
-    """Return a watermark that stays where it is: the change is untrue once other records are folded."""
+async def passed_watermark(work: Work, entry: TableEntry, base: Snapshot, limit: int) -> Watermark:
+    """Return the watermark of a commit that replaces rows of ``base``, which holds all records before ``limit``.
+
+    It makes the change untrue once other records are folded. With a primary key it also makes folds untrue that began
+    before the commit. Raises `LostError` if rows were written meanwhile that the commit would pass.
+    """
     assert entry.managed is not None
     log = str(entry.managed.shard)
     mark = work.writer(entry).watermark(base, log)
-    return Watermark(log, mark, mark)
+    if not entry.managed.spec.primary_key:
+        return Watermark(log, mark, mark)
+    access = await work.engine.logs.log(entry.managed.shard)
+    barrier = await append_barrier(access, entry)
+    try:
+        later = await access.read(limit)
+    except NotFoundError as error:
+        raise LostError(error.message, **error.facts) from error
+    if has_records(later, entry, before=barrier):
+        raise LostError("rows were written meanwhile")
+    return Watermark(log, mark, max(mark, barrier + 1))

@@ -7,13 +7,15 @@ import importlib
 import numpy as np
 
 from catalog.tables import TableEntry
+from service.write.bulk import passed_watermark
 from service.write.compose import Text, quoted
 from service.write.context import Outcome, Work
 from service.write.feed import wanted_files
 from service.write.mutate import committed_before, repeated
-from service.write.retry import retried
+from service.write.retry import LostError, retried
 from service.write.rewrite import folded
 from service.write.statements import Optimize, Restore, Vacuum
+from storage.errors import ConflictError
 from storage.tables.snapshot import At, Snapshot
 
 __all__ = ["optimize", "restore", "vacuum"]
@@ -66,21 +68,25 @@ async def restore(work: Work, statement: Restore) -> Outcome:
 
     async def once() -> Outcome:
         entry = await work.managed(statement.table)
-        base = (await folded(work, entry)).snapshot
+        base = await folded(work, entry)
         if await committed_before(work, entry):
             return repeated(entry)
         wanted = await _version(work, entry, statement)
+        watermark = await passed_watermark(work, entry, base.snapshot, base.limit)
         if entry.format == "iceberg":
             from storage.tables.iceberg.commit import IcebergWriter
 
             writer = work.writer(entry)
             assert isinstance(writer, IcebergWriter)
-            await writer.restore(wanted.version, work.facts)
+            try:
+                await writer.restore(wanted.version, work.facts, watermark)
+            except ConflictError as error:
+                raise LostError(error.message, **error.facts) from error
             work.committed()
         else:
             from service.write.restore import restore_delta
 
-            await restore_delta(work, entry, base, wanted)
+            await restore_delta(work, entry, base.snapshot, wanted, watermark)
         return Outcome(f"restored {entry.namespace}.{entry.name} to version {wanted.version}")
 
     return await retried(work, once)

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalog.tables import TableEntry
-from service.write.bulk import commit, keep_watermark
+from service.write.bulk import commit
 from service.write.context import Work
 from storage.errors import UnsupportedError
 from storage.stores import Stores
 from storage.tables.snapshot import Snapshot
-from storage.tables.write import Change, DataFile
+from storage.tables.write import Change, DataFile, Watermark
 
 __all__ = ["restore_delta"]
 
@@ -21,7 +21,7 @@ _FOOTER_BYTES = 1 << 20
 _READS_AT_ONCE = 8
 
 
-async def restore_delta(work: Work, entry: TableEntry, base: Snapshot, wanted: Snapshot) -> None:
+async def restore_delta(work: Work, entry: TableEntry, base: Snapshot, wanted: Snapshot, watermark: Watermark) -> None:
     """Commit the rows of ``wanted`` as the newest version. Columns stay as they are now.
 
     Raises
@@ -54,7 +54,6 @@ async def restore_delta(work: Work, entry: TableEntry, base: Snapshot, wanted: S
     added = await asyncio.gather(*map(file, missing))
     removed = tuple(path for path in base.files.paths if path not in then)
     facts = {**work.facts, "restored_version": str(wanted.version)}
-    watermark = keep_watermark(work, entry, base)
     change = Change("restore", tuple(added), removed, watermark=watermark, facts=facts)
     await commit(work, entry, base, change, discard=False)
 

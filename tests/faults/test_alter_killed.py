@@ -1,4 +1,4 @@
-"""A Delta table whose columns the catalog does not know: an ALTER was killed on its way, or another writer made them."""
+"""A Delta table whose columns the catalog does not know: an ALTER was killed half way, or another writer made them."""
 
 from __future__ import annotations
 

@@ -33,9 +33,9 @@ from storage.tables.iceberg.write_files import data_files
 from storage.tables.iceberg.write_io import MemoryIO
 from storage.tables.iceberg.write_metadata import applied, first_metadata, parse_metadata, serialized, spec_updates
 from storage.tables.iceberg.write_snapshot import Draft, live_manifests, merge_bins, next_snapshot
-from storage.tables.write import Change, DataFile, TableSpec
+from storage.tables.write import Change, DataFile, TableSpec, Watermark
 
-__all__ = ["Attempt", "draft_of", "first_attempt", "follow", "is_ancestor", "next_attempt", "with_snapshot"]
+__all__ = ["Attempt", "draft_of", "first_attempt", "follow", "is_ancestor", "moved", "next_attempt", "with_snapshot"]
 
 OPERATION = "firnline.operation"
 """Key of a snapshot's summary: the word of `Change.operation`."""
@@ -93,9 +93,8 @@ async def next_attempt(
     assert base.state is not None
     if change.spec is not None:
         parts.updates += spec_updates(metadata, change.spec, dict(base.state.metadata.properties))
-    if change.watermark is not None and change.watermark.sequence != change.watermark.expected:
-        mark = {WATERMARK + change.watermark.log: str(change.watermark.sequence)}
-        parts.updates.append(SetPropertiesUpdate(updates=mark))
+    if change.watermark is not None:
+        parts.updates += moved(metadata, change.watermark)
     shaped = applied(metadata, parts.updates, None, clock.now_ms()) if parts.updates else metadata
     if change.add or change.remove or change.facts:
         io = MemoryIO()
@@ -121,11 +120,18 @@ def _check(metadata: TableMetadata, base: IcebergSnapshot, change: Change) -> No
         raise ConflictError(
             "the table's partitions have changed", spec=before.default_spec_id, now=metadata.default_spec_id
         )
-    mark = change.watermark
-    if mark is not None:
-        found = watermark_of(metadata.properties, mark.log)
-        if found != mark.expected:
-            raise ConflictError("the watermark has moved", log=mark.log, expected=mark.expected, found=found)
+    if change.watermark is not None:
+        moved(metadata, change.watermark)
+
+
+def moved(metadata: TableMetadata, mark: Watermark) -> list[SetPropertiesUpdate]:
+    """Return what moves the watermark, if it moves. Raises `ConflictError` if it is not where it was expected."""
+    found = watermark_of(metadata.properties, mark.log)
+    if found != mark.expected:
+        raise ConflictError("the watermark has moved", log=mark.log, expected=mark.expected, found=found)
+    if mark.sequence == found:
+        return []
+    return [SetPropertiesUpdate(updates={WATERMARK + mark.log: str(mark.sequence)})]
 
 
 async def read_manifests(stores: Stores, io: MemoryIO, metadata: TableMetadata, location: str) -> list[ManifestFile]:

@@ -21,7 +21,7 @@ from storage.stores import Stores, join
 from storage.tables.iceberg.puts import delete_quietly, put_all, put_hint
 from storage.tables.iceberg.reader import IcebergSnapshot
 from storage.tables.snapshot import Snapshot
-from storage.tables.write import Change, Committed, DataFile, TableSpec
+from storage.tables.write import Change, Committed, DataFile, TableSpec, Watermark
 
 if TYPE_CHECKING:
     from storage.tables.iceberg.attempt import Attempt
@@ -99,13 +99,18 @@ class IcebergWriter:
 
         return await commit_attempts(self, make)
 
-    async def restore(self, version: int, facts: Mapping[str, str] | None = None) -> Committed:
+    async def restore(
+        self, version: int, facts: Mapping[str, str] | None = None, watermark: Watermark | None = None
+    ) -> Committed:
         """Give the table the rows and columns that it had at snapshot ``version``, as a new snapshot.
 
-        The watermark stays: rows of the log that were folded since then are not folded again.
+        The watermark stays, or moves as ``watermark`` says: rows of the log that were folded since then are not folded
+        again.
 
         Raises
         ------
+        ConflictError
+            the watermark is not where it was expected
         NotFoundError
             no such snapshot, or it has expired
         """
@@ -113,7 +118,7 @@ class IcebergWriter:
 
         async def make(metadata_location: str) -> Attempt:
             return await restore_attempt(
-                self._stores, self._location, self._clock, metadata_location, version, facts or {}
+                self._stores, self._location, self._clock, metadata_location, version, facts or {}, watermark
             )
 
         return await commit_attempts(self, make)

@@ -14,22 +14,28 @@ from pyiceberg.table.update import SetCurrentSchemaUpdate
 from storage.clock import Clock
 from storage.errors import NotFoundError
 from storage.stores import Stores
-from storage.tables.iceberg.attempt import Attempt, draft_of, follow, read_manifests, with_snapshot
+from storage.tables.iceberg.attempt import Attempt, draft_of, follow, moved, read_manifests, with_snapshot
 from storage.tables.iceberg.manifests import absolute
 from storage.tables.iceberg.puts import get_all
 from storage.tables.iceberg.write_io import MemoryIO
 from storage.tables.iceberg.write_metadata import applied, parse_metadata
 from storage.tables.iceberg.write_schema import spec_of
 from storage.tables.iceberg.write_snapshot import metrics_of
-from storage.tables.write import Change
+from storage.tables.write import Change, Watermark
 
 __all__ = ["restore_attempt"]
 
 
 async def restore_attempt(
-    stores: Stores, location: str, clock: Clock, metadata_location: str, version: int, facts: Mapping[str, str]
+    stores: Stores,
+    location: str,
+    clock: Clock,
+    metadata_location: str,
+    version: int,
+    facts: Mapping[str, str],
+    watermark: Watermark | None = None,
 ) -> Attempt:
-    """Return a snapshot that has the manifests of ``version``. Raises `NotFoundError`.
+    """Return a snapshot that has the manifests of ``version``. Raises `NotFoundError`, `ConflictError`.
 
     The manifests are taken as they are, so nothing is written anew but their list; sequence numbers stay, so deletes
     apply to the files that they applied to then.
@@ -39,7 +45,7 @@ async def restore_attempt(
     target = metadata.snapshot_by_id(version)
     if target is None:
         raise NotFoundError("the table has no such snapshot; it may have expired", version=version)
-    updates: list[Any] = []
+    updates: list[Any] = [] if watermark is None else moved(metadata, watermark)
     if target.schema_id is not None and target.schema_id != metadata.current_schema_id:
         updates.append(SetCurrentSchemaUpdate.model_validate({"schema-id": target.schema_id}))
     shaped = applied(metadata, updates, None, clock.now_ms()) if updates else metadata
@@ -47,12 +53,13 @@ async def restore_attempt(
     now = await read_manifests(stores, io, metadata, location)
     then = await read_manifests(stores, io, _at(metadata, target), location)
     added, removed = await _difference(stores, io, now, then, location)
-    change = Change("restore", facts={**facts, "firnline.restored": str(version)})
+    change = Change("restore", watermark=watermark, facts={**facts, "firnline.restored": str(version)})
     draft = draft_of(shaped, location, clock, change, then, {}, [], io)
     draft.operation, draft.counted = "overwrite", metrics_of(added, removed)
     files: dict[str, bytes] = {}
     await asyncio.to_thread(with_snapshot, updates, files, draft)
-    spec = spec_of(shaped, metadata.table_uuid.hex) if shaped is not metadata else None
+    is_reshaped = shaped.current_schema_id != metadata.current_schema_id
+    spec = spec_of(shaped, metadata.table_uuid.hex) if is_reshaped else None
     return await asyncio.to_thread(follow, metadata, location, clock, updates, files, metadata_location, spec)
 
 
