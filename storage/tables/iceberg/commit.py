@@ -16,7 +16,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from storage.clock import Clock
-from storage.errors import ConflictError, IndeterminateError, InvalidError, NotFoundError
+from storage.errors import (
+    ConflictError,
+    FirnlineError,
+    IndeterminateError,
+    InvalidError,
+    NotFoundError,
+    UnavailableError,
+)
 from storage.stores import Stores, join
 from storage.tables.iceberg.puts import delete_quietly, put_all, put_hint
 from storage.tables.iceberg.reader import IcebergSnapshot
@@ -147,32 +154,50 @@ class IcebergWriter:
         # The metadata file last: who lists the folder instead of asking the catalog never meets one with files missing.
         await put_all(self._stores, self._clock, {k: v for k, v in attempt.files.items() if k != new})
         await put_all(self._stores, self._clock, {new: attempt.files[new]})
+        await self._swap(attempt, expected)
+        await put_hint(self._stores, join(self._location, "metadata", "version-hint.text"), new)
+
+    async def _swap(self, attempt: Attempt, expected: str | None) -> None:
+        """Swap the pointer. Raises `ConflictError` if it certainly did not happen, and removes the try's files."""
+        is_doubtful = False
         for number in range(3):
             try:
-                await self._pointer.swap(expected, new, attempt.spec)
-                break
+                await self._pointer.swap(expected, attempt.metadata_location, attempt.spec)
+                return
             except ConflictError:
                 if await self._happened(attempt):
-                    break
+                    return
                 await delete_quietly(self._stores, attempt.files)
                 raise
             except IndeterminateError:
                 # The swap names what it expects, so to try it again is to ask whether it happened.
                 if number == 2:
                     raise
-                await self.pause(number)
-        await put_hint(self._stores, join(self._location, "metadata", "version-hint.text"), new)
+                is_doubtful = True
+            except (UnavailableError, NotFoundError) as error:
+                # This try did not happen; an earlier one may have.
+                if is_doubtful:
+                    raise _unknown(self._location, error) from error
+                raise
+            await self.pause(number)
 
     async def _happened(self, attempt: Attempt) -> bool:
         """Whether a swap that was refused is ours all the same: a lost reply, and others have committed since."""
-        location = await self._pointer.read()
-        if location is None:
-            return False
-        if location == attempt.metadata_location:
-            return True
         from storage.tables.iceberg.attempt import is_ancestor
 
-        return is_ancestor(await self._stores.get(location), attempt)
+        try:
+            location = await self._pointer.read()
+            if location is None or location == attempt.metadata_location:
+                return location is not None
+            return is_ancestor(await self._stores.get(location), attempt)
+        except (UnavailableError, NotFoundError) as error:
+            raise _unknown(self._location, error) from error
+
+
+def _unknown(location: str, error: FirnlineError) -> IndeterminateError:
+    return IndeterminateError(
+        "a commit may have happened; load the table and look for it", table=location, reason=error.message
+    )
 
 
 async def commit_attempts(writer: IcebergWriter, make: Any) -> Committed:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import pyarrow as pa
 import pytest
 
+from catalog.kv import Entry, Put, TxnResult
 from storage.errors import ConflictError, IndeterminateError, UnavailableError
 from storage.tables.write import Change, Watermark
 from tests.support.faults import CrashBlobs, SimulatedCrash, TwoCoinBlobs
 from tests.support.iceberg_write import IcebergTable, open_table
-from tests.support.kv_faults import CrashKV, TwoCoinKV
+from tests.support.kv_faults import CrashKV, TwoCoinKV, WrappedKV
 
 pytestmark = pytest.mark.anyio
 
@@ -133,3 +135,28 @@ async def test_two_folds_at_once_with_lost_replies_fold_once(seed: int) -> None:
     views = [table.seen_through(kv=TwoCoinKV(table.kv, seed * 10 + n, p_lost=0.1, p_silent=0.2)) for n in range(2)]
     await asyncio.gather(*(run(view) for view in views))
     await check(table, 7)
+
+
+class LostKV(WrappedKV):
+    """A catalog that makes one transaction, does not say so, and is away from then on."""
+
+    is_away = False
+
+    async def get(self, key: str) -> Entry | None:
+        if self.is_away:
+            raise UnavailableError("simulated: the catalog is away")
+        return await super().get(key)
+
+    async def txn(self, compares: Mapping[str, int], puts: Sequence[Put]) -> TxnResult:
+        await super().txn(compares, puts)
+        self.is_away = True
+        raise IndeterminateError("simulated: the transaction ran, and there was no answer")
+
+
+async def test_a_commit_that_may_have_happened_is_not_said_to_have_failed() -> None:
+    # Whoever hears "it did not happen" does it again, and an UPDATE would be made twice.
+    table = await open_table(SCHEMA)
+    await fold(table, 3)
+    with pytest.raises(IndeterminateError):
+        await fold(table.seen_through(kv=LostKV(table.kv)), 5)
+    await check(table, 5)
