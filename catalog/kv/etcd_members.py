@@ -43,6 +43,7 @@ _CHANNEL_OPTIONS = (
 _PAUSE_MAX_S = 0.4
 _READY_POLL_S = 0.002
 _CLOSE_S = 0.05
+_AWAY_DEADLINE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ class EtcdOptions:
     ca_file, cert_file, key_file : PEM files; a CA turns TLS on, a certificate and its key make it mutual
     user, password : etcd's own users; leave both out when a certificate's CN is the user
     try_timeout_ms : of the first try; doubled whenever a try runs out of time
-    deadline_ms : of a call, all tries together
+    deadline_ms : of a call, all tries together; after a call that nobody answered, the next ones give up after a
+        second or one try of each member, until one is answered
     """
 
     namespace: str = "firn"
@@ -133,6 +135,7 @@ class Members:
         self._turn = 0
         self._token: str | None = None
         self._closed = False
+        self._away = False
 
     @property
     def try_timeout_s(self) -> float:
@@ -190,14 +193,16 @@ class Members:
             await asyncio.sleep(_CLOSE_S)
 
     async def _call(self, send: Send, *, authenticated: bool, repeatable: bool) -> Reply:
-        give_up_s = self._clock.monotonic_s() + self._options.deadline_ms / 1000
+        give_up_s = self._clock.monotonic_s() + self._deadline_s()
         timeout_s, doubtful, cause, n_tries = self.try_timeout_s, False, "no connection", 0
         while (left_s := give_up_s - self._clock.monotonic_s()) > 0:
             member, n_tries = self.current(), n_tries + 1
             if await member.is_ready(min(timeout_s, left_s)):
                 try:
                     metadata = await self.metadata() if authenticated else ()
-                    return Reply(await send(member, min(timeout_s, left_s), metadata), doubtful)
+                    message = await send(member, min(timeout_s, left_s), metadata)
+                    self._away = False
+                    return Reply(message, doubtful)
                 except grpc.aio.AioRpcError as error:
                     code, cause = error.code().name, error.details() or ""
                     self._raise_if_final(code, cause, doubtful and not repeatable)
@@ -208,10 +213,18 @@ class Members:
                     cause = error.message  # no token to be had
             self.move_on(member)
             await asyncio.sleep(self._pause_s(n_tries))
+        self._away = True
         facts = {"endpoints": ",".join(self._endpoints), "tries": n_tries, "cause": cause}
         if doubtful and not repeatable:
             raise IndeterminateError("etcd did not answer; the request may or may not have happened", **facts)
         raise UnavailableError("etcd did not answer; see that the members run and can be reached", **facts)
+
+    def _deadline_s(self) -> float:
+        """A statement asks several times; it shall not wait for the whole deadline each time."""
+        whole_s = self._options.deadline_ms / 1000
+        if not self._away:
+            return whole_s
+        return min(whole_s, max(_AWAY_DEADLINE_S, len(self._endpoints) * self.try_timeout_s))
 
     def _raise_if_final(self, code: str, details: str, in_doubt: bool) -> None:
         error = final_error(code, details)
