@@ -33,7 +33,7 @@ from storage.errors import FirnlineError
 from storage.log import RecordKind
 from tests.support.write_load import TABLES, Load, Notes, Table, load_history
 
-__all__ = ["EngineTarget", "Job", "fork_server", "kill", "open_target", "start"]
+__all__ = ["EngineTarget", "Job", "fold_for_ever", "fork_server", "kill", "open_target", "start"]
 
 READY = b"ready\n"
 _LAZY = (
@@ -79,11 +79,12 @@ class EngineTarget:
     name: str
     entries: dict[str, TableEntry] = field(default_factory=dict)
     count: int = 0
+    timeout_ms: int = 30_000
 
     async def sql(self, sql: str, key: str | None = None) -> list[tuple[Any, ...]]:
         self.count += 1
         name = f"{self.name}-{self.count}"
-        statement = Statement(sql, name, limits=Limits(timeout_ms=30_000), idempotency_key=key)
+        statement = Statement(sql, name, limits=Limits(timeout_ms=self.timeout_ms), idempotency_key=key)
         result = await InlineExecutor(self.engine, self.engine.clock).run(statement)
         batches = [batch async for batch in result.batches]
         columns = [column.to_pylist() for column in pa.Table.from_batches(batches, result.schema).columns]
@@ -101,8 +102,8 @@ class EngineTarget:
 
 
 @asynccontextmanager
-async def open_target(lake: Path, name: str = "t", **settings: Any) -> AsyncIterator[EngineTarget]:
-    """Open the lake in this process."""
+async def open_target(lake: Path | str, name: str = "t", **settings: Any) -> AsyncIterator[EngineTarget]:
+    """Open the lake, a folder or a location, in this process."""
     async with open_engine(EngineSettings(lake=str(lake), **settings)) as engine:
         yield EngineTarget(engine, name)
 
