@@ -86,8 +86,8 @@ async def append_changes(
     if not any(rows.num_rows for _kind, rows in parts):
         return Receipt(Position(0, 0), 0, ack or AckMode.OBJECT)
     assert entry.managed is not None
-    n_bytes = sum(rows.nbytes for _kind, rows in parts)
-    if n_bytes <= _HERE_BYTES:
+    # An upper bound, and quicker to tell than how many bytes there are.
+    if sum(rows.get_total_buffer_size() for _kind, rows in parts) <= _HERE_BYTES:
         bodies, touched = _encode(parts, entry, since)
     else:
         bodies, touched = await asyncio.to_thread(_encode, parts, entry, since)
@@ -162,7 +162,7 @@ def _encode(
 
 
 def _bodies(rows: pa.Table, begin: bytes) -> list[bytes]:
-    if rows.num_rows <= 1:
+    if rows.get_total_buffer_size() <= _HERE_BYTES:
         return _bodies_of(rows, begin) if rows.num_rows else []
     step = max(1, RECORD_BYTES * rows.num_rows // max(rows.nbytes, 1))
     found: list[bytes] = []

@@ -57,7 +57,7 @@ def build_table(
         if wrong is not None:
             limit = wrong[0]
             value = source.values[limit] if source is not None else None
-            shown = value.as_py() if isinstance(value, pa.Scalar) else value
+            shown = _python(value) if isinstance(value, pa.Scalar) else value
             error = refuse(
                 wrong[1].message,
                 row=first_row + limit,
@@ -71,6 +71,14 @@ def build_table(
     if error is not None:
         raise error
     return pa.Table.from_arrays(arrays, schema=schema) if arrays else schema.empty_table()
+
+
+def _python(value: pa.Scalar) -> Any:
+    """Return an Arrow value as Python's, for showing it; some dates are beyond Python's years."""
+    try:
+        return value.as_py()
+    except (OverflowError, ValueError):
+        return str(value.cast(pa.int64(), safe=False)) if pa.types.is_temporal(value.type) else "…"
 
 
 @by_identity
