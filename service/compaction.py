@@ -22,7 +22,7 @@ from functions.fold_log import FoldReport, Progress, fold_shard, fold_tables
 from service.log.place import LOG_FOLDER
 from storage.blobs import Blobs
 from storage.clock import Clock
-from storage.errors import FirnlineError
+from storage.errors import FirnlineError, InternalError
 from storage.log import Position
 from storage.log.access import Logs
 from storage.log.chain import list_slots
@@ -197,6 +197,9 @@ async def _merge(
     except FirnlineError as error:
         report.errors[name] = error
         return
+    except Exception as error:  # noqa: BLE001 — a defect that one table meets must not keep the others from their pass
+        report.errors[name] = InternalError("merging this table's files met a defect", table=name, reason=repr(error))
+        return
     if merged.n_commits:
         report.merged[name] = merged
 
@@ -237,6 +240,10 @@ async def watch(
             pause_s = max(pause_s, _REST_SHARE * (compaction.clock.monotonic_s() - started_s))
         except FirnlineError as error:
             _log.warning("compaction failed and is tried again: %s: %s", type(error).__name__, error)
+            pause_s, failed_s = failed_s, min(2 * failed_s, max(settings.interval_s, _FAILED_PAUSE_MAX_S))
+        except Exception:  # noqa: BLE001
+            # A defect; without later passes the log would grow until it takes no more rows.
+            _log.exception("compaction met a defect and is tried again")
             pause_s, failed_s = failed_s, min(2 * failed_s, max(settings.interval_s, _FAILED_PAUSE_MAX_S))
         await _wait(stop, pause_s)
 

@@ -97,7 +97,12 @@ async def _keep(compactor: Compactor, payload: bytes, watched: Compaction, setti
     while True:
         await _until_due(watched, settings)
         started_s = watched.clock.monotonic_s()
-        status = await _run(compactor, payload)
+        try:
+            status = await _run(compactor, payload)
+        except OSError as error:
+            # No memory or no file handles for a process; there may be some later.
+            _log.warning("the compactor could not be started: %s", error)
+            status = -1
         if status == 0:
             continue
         if watched.clock.monotonic_s() - started_s > _HEALTHY_S:

@@ -20,10 +20,10 @@ from service.compaction import (
 )
 from service.compactor import open_compaction
 from service.settings import EngineSettings, LogAccess
-from storage.log import RecordKind
+from storage.log import Record, RecordKind
 from storage.log.settings import LogSettings
 from tests.support.compacting import eventually, make, put, rows_of
-from tests.support.folding import table_of
+from tests.support.folding import ipc, table_of
 
 pytestmark = pytest.mark.anyio
 APPEND = RecordKind.APPEND
@@ -122,3 +122,18 @@ async def test_a_pass_goes_on_after_the_catalog_failed(tmp_path: Path) -> None:
 
 async def _impatient(compaction: Compaction, stop: asyncio.Event) -> None:
     await watch(compaction, CompactionSettings(interval_s=0.02), stop=stop)
+
+
+async def test_a_table_that_meets_a_defect_keeps_no_other_from_its_fold(tmp_path: Path) -> None:
+    async with open_compaction(settings_of(tmp_path)) as compaction:
+        bad = await make(compaction, "bad", "delta", ("id",))
+        good = await make(compaction, "good", "delta")
+        # A row without its key: no writer of ours appends such a record.
+        keyless = Record(bad.id, 0, RecordKind.UPSERT, ipc(table_of([(1, "x")]).select(["v"])))
+        await (await compaction.logs.log(0)).append([keyless])
+        await put(compaction, good, APPEND, table_of([(1, "x")]))
+        await flush(compaction)
+        report = await compact_lake(compaction)
+        assert list(report.errors) == ["default.bad"]
+        assert await rows_of(compaction, good) == [(1, "x")]
+        assert (await compaction.logs.folded())[0] == 0
