@@ -49,7 +49,14 @@ class StoredLog:
 
 
 async def read_stored(
-    blobs: Blobs, prefix: str, start: int, *, bytes_max: int = 0, journal: Path | None = None, name: str = ""
+    blobs: Blobs,
+    prefix: str,
+    start: int,
+    *,
+    bytes_max: int = 0,
+    journal: Path | None = None,
+    name: str = "",
+    retry: bool = True,
 ) -> EntryRange:
     """Return the records from ``start`` on that are in the object store, or in the journal of the last epoch.
 
@@ -70,7 +77,10 @@ async def read_stored(
     except CorruptError:
         # Records from before `start` may have been in the memory of an owner that is gone; then there is nothing here.
         if found or (await end_of(blobs, prefix)).sequence >= start:
-            raise
+            if found or not retry:
+                raise
+            # A new owner uploaded them while we looked; what is truly missing is missed again.
+            return await read_stored(blobs, prefix, start, bytes_max=bytes_max, journal=journal, name=name, retry=False)
     limit = found[-1].limit if found else start
     if more or kept is None or not kept.entries or kept.entries[-1].limit <= limit:
         return EntryRange(start, limit, found, 0, more)
