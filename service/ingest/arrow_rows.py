@@ -26,9 +26,9 @@ def decode_arrow(body: bytes, schema: pa.Schema) -> Decoded:
         with pa.ipc.open_stream(pa.py_buffer(body)) as reader:
             rows = reader.read_all()
         rows.validate(full=True)
+        return Decoded(conform(rows, schema))  # names that are no UTF-8 come to light here
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InvalidError(f"the body is no Arrow IPC stream: {str(error)[:200]}") from None
-    return Decoded(conform(rows, schema))
 
 
 def decode_parquet(body: bytes, schema: pa.Schema) -> Decoded:
@@ -52,6 +52,6 @@ def decode_parquet(body: bytes, schema: pa.Schema) -> Decoded:
                 batches.append(batch)
         rows = pa.Table.from_batches(batches, batches[0].schema if batches else source)
         rows.validate(full=True)
+        return Decoded(conform(rows, schema))  # names that are no UTF-8 come to light here
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InvalidError(f"the body is no Parquet file that can be read: {str(error)[:200]}") from None
-    return Decoded(conform(rows, schema))

@@ -77,7 +77,7 @@ def _python(value: pa.Scalar) -> Any:
     """Return an Arrow value as Python's, for showing it; some dates are beyond Python's years."""
     try:
         return value.as_py()
-    except (OverflowError, ValueError):
+    except (ArithmeticError, ValueError):
         return str(value.cast(pa.int64(), safe=False)) if pa.types.is_temporal(value.type) else "…"
 
 

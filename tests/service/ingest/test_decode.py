@@ -329,3 +329,17 @@ def test_content_types_choose_the_format() -> None:
             format_of(wrong)
     with pytest.raises(InvalidError):
         format_of("", from_a_page=True)
+
+
+def test_a_decimal_of_an_absurd_scale_is_refused() -> None:
+    """Arrow's cast reads beyond its table of powers and ends the process."""
+    body = ipc(pa.table({"id": [1], "price": pa.array([Decimal("1.5")], pa.decimal128(20, 5))}))
+    scale = (5).to_bytes(4, "little")
+    places = [place for place in range(len(body) - 4) if body[place : place + 4] == scale]
+    refused = 0
+    for place in places:
+        changed = body[:place] + (134217732).to_bytes(4, "little") + body[place + 4 :]
+        with pytest.raises(InvalidError):
+            decode(changed, "arrow", SCHEMA)
+        refused += 1
+    assert refused
