@@ -22,9 +22,25 @@ from service.limits import limit_batches, limit_bytes, limit_rows
 from service.statement import Format, Limits, Receipt, Result, Runner, Statement
 from service.streams import Stream, close_stream
 from storage.clock import Clock
-from storage.errors import CancelledError, FirnlineError, InternalError, StatementTimeoutError
+from storage.errors import (
+    CancelledError,
+    FirnlineError,
+    IndeterminateError,
+    InternalError,
+    StatementTimeoutError,
+    UnavailableError,
+)
 
-__all__ = ["EncodedResult", "Executor", "InlineExecutor", "Load", "describe_crash", "timeout_error"]
+__all__ = [
+    "EncodedResult",
+    "Executor",
+    "InlineExecutor",
+    "Load",
+    "describe_crash",
+    "interrupted_error",
+    "timeout_error",
+    "writes",
+]
 
 T = TypeVar("T")
 
@@ -82,10 +98,34 @@ class Executor(Protocol):
 
 def timeout_error(statement: Statement, where: str) -> StatementTimeoutError:
     """Return the error of a statement whose time is up."""
+    unknown = "; it may have written its rows" if where == "running" and writes(statement) else ""
     return StatementTimeoutError(
-        f"the statement passed its time limit and was stopped while {where}; raise timeout_ms or ask for less",
+        f"the statement passed its time limit and was stopped while {where}; raise timeout_ms or ask for less{unknown}",
         timeout_ms=statement.limits.timeout_ms,
     )
+
+
+def interrupted_error(statement: Statement) -> FirnlineError:
+    """Return the error of a statement that ran when the server ended.
+
+    One that reads, or has an idempotency key, may be sent again as if it had never been.
+    """
+    if statement.idempotency_key is None and writes(statement):
+        return IndeterminateError(
+            "the server is shutting down, and the statement may have taken effect; look before you send it again"
+        )
+    return UnavailableError("the server is shutting down; send the statement again")
+
+
+def writes(statement: Statement) -> bool:
+    """Tell whether the statement changes anything."""
+    # Imported here: what only passes statements on never parses any.
+    from service.parse import parse
+
+    try:
+        return parse(statement.sql, statement.params).kind != "query"
+    except FirnlineError:
+        return False
 
 
 def describe_crash(error: BaseException) -> FirnlineError:

@@ -8,7 +8,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 
 from service.encode import columns_of
-from service.executor import Executor, describe_crash
+from service.executor import Executor, describe_crash, interrupted_error
 from service.jobs import FINAL, Job, JobStore, Page, paged
 from service.journal import Entry, Journal
 from service.problems import problem_of
@@ -17,10 +17,10 @@ from storage.clock import Clock
 from storage.errors import (
     CancelledError,
     FirnlineError,
+    IndeterminateError,
     LimitError,
     NotFoundError,
     OverloadedError,
-    UnavailableError,
 )
 
 __all__ = ["JobRunner", "JobSettings"]
@@ -101,7 +101,10 @@ class JobRunner:
         job = await self._store.get(statement_id)
         if job.state in FINAL or job.server == self._server or await self._store.alive(job.server):
             return job
-        gone = UnavailableError("the server that ran this statement is gone; send the statement again")
+        gone = IndeterminateError(
+            "the server that ran this statement is gone; one that only reads may be sent again, of one that writes it "
+            "is not known whether it took effect"
+        )
         problem = problem_of(gone, statement_id)
         return await self._store.update(statement_id, state="failed", error=problem, finished_ms=self._clock.now_ms())
 
@@ -127,17 +130,17 @@ class JobRunner:
             await self._store_result(statement, entry)
             self._journal.end(entry)
         except asyncio.CancelledError:
-            await self._end(statement, entry, await self._why_stopped(statement.statement_id))
+            await self._end(statement, entry, await self._why_stopped(statement))
             raise
         except BaseException as error:  # whatever it was, the statement's record must say that it ended
             await self._end(statement, entry, describe_crash(error))
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
 
-    async def _why_stopped(self, statement_id: str) -> FirnlineError:
-        if await self._was_cancelled(statement_id):
+    async def _why_stopped(self, statement: Statement) -> FirnlineError:
+        if await self._was_cancelled(statement.statement_id):
             return CancelledError("the statement was cancelled")
-        return UnavailableError("the server is shutting down; send the statement again")
+        return interrupted_error(statement)
 
     async def _was_cancelled(self, statement_id: str) -> bool:
         try:

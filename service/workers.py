@@ -20,7 +20,7 @@ from types import TracebackType
 import pyarrow as pa
 
 from service.encode import Chunk
-from service.executor import EncodedResult, Load, timeout_error
+from service.executor import EncodedResult, Load, interrupted_error, timeout_error
 from service.frames import Kind
 from service.pool import WorkerPool, WorkerSettings, closing_error
 from service.statement import Format, Receipt, Result, Statement
@@ -105,14 +105,14 @@ class ProcessRunner:
             await asyncio.sleep(_POLL_S)
 
     def stop_all(self) -> None:
-        """Stop every statement; each fails with `UnavailableError`."""
+        """Stop every statement: each fails with `UnavailableError`, a write with `IndeterminateError`."""
         for run in list(self._runs.values()):
-            self._fail(run, closing_error())
+            self._fail(run, _closing(run))
 
     async def close(self) -> None:
-        """Kill every worker. Statements that run fail with `UnavailableError`."""
+        """Kill every worker. Statements that run fail as with `stop_all`."""
         for run in self._runs.values():
-            run.failure = run.failure or closing_error()
+            run.failure = run.failure or _closing(run)
         await self._pool.close()
 
     async def _begin(self, statement: Statement, kind: Format | None) -> tuple[_Run, pa.Schema]:
@@ -251,6 +251,10 @@ class ProcessRunner:
             self._pool.offer(worker)
         else:
             await self._pool.discard(worker)
+
+
+def _closing(run: _Run) -> FirnlineError:
+    return interrupted_error(run.statement) if run.worker is not None else closing_error()
 
 
 def _memory_error(name: str, limit: int) -> LimitError:

@@ -5,10 +5,20 @@ import asyncio
 import pyarrow as pa
 import pytest
 
-from service.executor import InlineExecutor, describe_crash
+from service.executor import InlineExecutor, describe_crash, interrupted_error, timeout_error
 from service.statement import Limits, Statement
 from storage.clock import SystemClock
-from storage.errors import CancelledError, InternalError, LimitError, NotFoundError, SqlError, StatementTimeoutError
+from storage.errors import (
+    CancelledError,
+    FirnlineError,
+    IndeterminateError,
+    InternalError,
+    LimitError,
+    NotFoundError,
+    SqlError,
+    StatementTimeoutError,
+    UnavailableError,
+)
 from tests.support.patient_runner import PATIENT, PatientRunner
 
 pytestmark = pytest.mark.anyio
@@ -85,3 +95,26 @@ def test_a_crash_is_described_without_its_message() -> None:
     assert "memory" in str(describe_crash(MemoryError()))
     ours = NotFoundError("x")
     assert describe_crash(ours) is ours
+
+
+@pytest.mark.parametrize(
+    ("sql", "key", "kind"),
+    [
+        ("SELECT 1", None, UnavailableError),
+        ("UPDATE t SET n = n + 1", None, IndeterminateError),
+        ("INSERT INTO t VALUES (1)", None, IndeterminateError),
+        ("CREATE EXTERNAL TABLE t STORED AS parquet LOCATION 'x'", None, IndeterminateError),
+        ("UPDATE t SET n = n + 1", "key", UnavailableError),
+    ],
+)
+def test_a_write_that_the_servers_end_stopped_is_not_said_to_have_failed(
+    sql: str, key: str | None, kind: type[FirnlineError]
+) -> None:
+    # A client sends again what is unavailable, and an update would be made twice.
+    assert type(interrupted_error(Statement(sql, "s", idempotency_key=key))) is kind
+
+
+def test_the_time_limit_of_a_write_says_that_it_may_have_written() -> None:
+    assert "may have written" in timeout_error(statement("DELETE FROM t"), "running").message
+    assert "may have written" not in timeout_error(statement("DELETE FROM t"), "waiting for a free worker").message
+    assert "may have written" not in timeout_error(statement("SELECT 1"), "running").message
