@@ -200,7 +200,8 @@ class ShardLog:
             except (FencedError, UnavailableError):
                 before, state = state, (await directory.refresh()).of(self._shard)
             if state.owner == before.owner:
-                if self._journal(state) is not None:
+                # Without a journal, all that the owner acknowledged is in the object store.
+                if state.journal is None or self._journal(state) is not None:
                     return await self._read_here(state, start, bytes_max)
                 if directory.clock.monotonic_s() > limit_s:
                     raise _blocked(self._shard, state.owner, directory.settings.wait_s)

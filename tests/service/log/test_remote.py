@@ -11,9 +11,12 @@ import httpx
 import numpy as np
 import pytest
 
+from catalog.kv.memory import MemoryKV
 from service.log.http_client import HttpClient, NotReachedError
+from service.log.open import open_logs
 from service.log.remote import RemoteLog
 from service.settings import LogAccess
+from storage.blobs.memory import MemoryBlobs
 from storage.clock import SystemClock
 from storage.errors import (
     ConflictError,
@@ -25,7 +28,9 @@ from storage.errors import (
 )
 from storage.log import AckMode, RecordKind
 from storage.log.settings import LogSettings
+from storage.stores import Stores
 from tests.support.lake_logs import HASTY, answering, opened, row, texts, touching
+from tests.support.moto import free_port
 from tests.support.tcp_proxy import proxy_to
 
 pytestmark = pytest.mark.anyio
@@ -105,6 +110,24 @@ async def test_when_the_owner_is_gone_another_takes_over_and_reads_go_on(tmp_pat
         await log.append([row("c")])
         assert other.shard(0).owned is not None
         assert texts(await log.read(0)) == ["a", "b", "c"]
+
+
+async def test_what_an_owner_without_a_journal_acknowledged_is_read_though_it_does_not_answer() -> None:
+    # As when etcd is down: the owner's lease ran out, and nobody can tell who comes after it.
+    clock = SystemClock()
+    kv, blobs = MemoryKV(clock), MemoryBlobs(clock)
+    settings = replace(HASTY, ack=AckMode.OBJECT, wait_s=60.0)
+    nowhere = replace(settings, url=f"http://127.0.0.1:{free_port()}", secret="s" * 20)
+    owner = open_logs("s3://bucket/lake", nowhere, kv, Stores(lambda _root: blobs), clock)
+    reader = open_logs("s3://bucket/lake", settings, kv, Stores(lambda _root: blobs), clock)
+    try:
+        await (await owner.log(0)).append([row("a")])
+        await reader.folded()
+        async with asyncio.timeout(5):
+            assert texts(await (await reader.log(0)).read(0)) == ["a"]
+    finally:
+        await owner.close()
+        await reader.close()
 
 
 async def test_a_lost_answer_is_indeterminate_without_a_key_and_resolved_with_one(tmp_path: Path) -> None:
