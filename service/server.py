@@ -6,12 +6,13 @@ At SIGTERM or SIGINT it takes no more requests, gives those that run ``drain_s``
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_address
+
+import uvloop
 
 from catalog.kv import KV
 from service.app import AppComponents, AppSettings, create_app
@@ -71,7 +72,7 @@ def serve(settings: ServeSettings) -> None:
     cannot be bound, and what opening the lake raises.
     """
     configure_logs(settings.log_level)
-    asyncio.run(_serve(settings))
+    uvloop.run(_serve(settings))
 
 
 async def _serve(settings: ServeSettings) -> None:

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import uvloop
 from starlette.types import Receive, Scope, Send
 
 from service.components import access_policy, open_catalog
@@ -57,7 +58,7 @@ class LogServerSettings:
 def serve_log(settings: LogServerSettings) -> None:
     """Serve until a signal ends it; print ``listening on http://…`` once it can be asked."""
     configure_logs(settings.log_level)
-    asyncio.run(_serve(settings))
+    uvloop.run(_serve(settings))
 
 
 async def _serve(settings: LogServerSettings) -> None:

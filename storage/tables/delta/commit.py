@@ -180,7 +180,7 @@ class DeltaWriter:
                 meta = await blobs.put(key, draft.data, if_absent=True)
                 return meta.modified_ms if draft.time_ms is None else draft.time_ms
             except ConflictError:
-                pass
+                doubtful = True  # whose it is shows only when it is read
             except UnavailableError as error:
                 cause = cause or error
                 await self._pause(attempt)
