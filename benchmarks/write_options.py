@@ -31,7 +31,7 @@ class WriteOptions:
     bulk_rows: int = 5_000_000
     batch_rows: int = 200_000
     writers: int = 64
-    writer_appends: int = 10
+    writer_appends: int = 3
     tails: tuple[int, ...] = (0, 100_000, 1_000_000)
     official: bool = True
     build: Path = REPOSITORY / "build"

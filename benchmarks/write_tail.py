@@ -65,7 +65,10 @@ async def _measure(folder: Path, options: WriteOptions) -> Section:
     return Section(
         "tail",
         "Un-folded rows: queries over them, and the fold",
-        [f"Over {folded:,} folded rows of eight columns; in process, medians of five after a warm-up, milliseconds."],
+        [
+            f"Over {folded:,} folded rows of eight columns, to which each line's rows are folded before the next; in "
+            "process, medians of five after a warm-up, milliseconds."
+        ],
         [
             Table(["format, table, un-folded rows", *QUERIES], queries, "Queries"),
             Table(["fold", "rows/s", "MB written", "bytes written ÷ Arrow bytes"], folds, "Folds"),
