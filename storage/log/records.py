@@ -7,6 +7,7 @@ burst of up to 32 flipped bits is found at any length. The layout is in ``storag
 from __future__ import annotations
 
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from functools import partial
@@ -23,6 +24,7 @@ _CHECKSUM = struct.Struct("<I")
 _OVERHEAD = _HEADER.size + _CHECKSUM.size
 _RECORD_BYTES_MAX = BODY_BYTES_MAX + TABLE_ID_BYTES_MAX + KEY_BYTES_MAX + _OVERHEAD
 _STORED, _ZSTD = 0, 1
+_compressors = threading.local()
 
 
 def encode_record(record: Record, level: int) -> bytes:
@@ -36,7 +38,7 @@ def encode_record(record: Record, level: int) -> bytes:
     if len(record.body) > BODY_BYTES_MAX:
         raise TooLargeError("the record is too large; append it in parts", bytes=len(record.body), max=BODY_BYTES_MAX)
     codec, body = _STORED, record.body
-    compressed = zstandard.ZstdCompressor(level=level, write_content_size=True).compress(body)
+    compressed = _compressor(level).compress(body)
     if len(compressed) < len(body):
         codec, body = _ZSTD, compressed
     size = _OVERHEAD + len(table_id) + len(key) + len(body)
@@ -45,6 +47,15 @@ def encode_record(record: Record, level: int) -> bytes:
     )
     unchecked = b"".join((header, table_id, key, body))
     return unchecked + _CHECKSUM.pack(zlib.crc32(unchecked))
+
+
+def _compressor(level: int) -> zstandard.ZstdCompressor:
+    """Return this thread's compressor: making one costs several times what compressing a single row does."""
+    found: zstandard.ZstdCompressor | None = getattr(_compressors, str(level), None)
+    if found is None:
+        found = zstandard.ZstdCompressor(level=level, write_content_size=True)
+        setattr(_compressors, str(level), found)
+    return found
 
 
 def _encode_names(record: Record) -> tuple[bytes, bytes]:

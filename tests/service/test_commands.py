@@ -96,7 +96,8 @@ async def test_a_malformed_command_is_blamed_at_its_place(lake: Lake, sql: str, 
 @pytest.mark.parametrize(
     "sql",
     [
-        "CREATE VIEW v AS SELECT 1", "CREATE OR REPLACE TABLE t AS SELECT 1", "CREATE OR REPLACE EXTERNAL TABLE t STORED AS x",
+        "CREATE VIEW v AS SELECT 1", "CREATE OR REPLACE TABLE t AS SELECT 1",
+        "CREATE OR REPLACE EXTERNAL TABLE t STORED AS x",
         "CREATE EXTERNAL TABLE t STORED AS csv LOCATION 'x'", "CREATE",
     ],
 )  # fmt: skip
