@@ -106,6 +106,7 @@ class LogWriter:
         self._pending: dict[tuple[str, str], Waiting] = {}
         self._in_batch: list[Waiting] = []
         self._n_flushing = 0
+        self._next_put_s = 0.0
         self._changed = Signal()
         self._closing = False
         self._error: BaseException | None = None
@@ -297,7 +298,10 @@ class LogWriter:
                 await self._changed.wait()
                 continue
             if self._journaled is None:
-                await self._gather_bytes(lambda: self._queue.n_bytes)
+                # The interval is from put to put: an append that comes after a pause need not wait for others.
+                await asyncio.sleep(0)
+                await self._gather_bytes(lambda: self._queue.n_bytes, self._next_put_s)
+                self._next_put_s = self._in_interval_s()
             self._in_batch = self._queue.take(self._settings.segment_bytes_max)
             self._tell_batch()
             await self._commit.commit(self._in_batch)
@@ -317,7 +321,7 @@ class LogWriter:
             if not journaled.filled.is_set():
                 await self._changed.wait()
                 continue
-            await self._gather_bytes(lambda: journaled.n_bytes)
+            await self._gather_bytes(lambda: journaled.n_bytes, self._in_interval_s())
             try:
                 await journaled.upload_once()
             except (UnavailableError, IndeterminateError):
@@ -333,10 +337,12 @@ class LogWriter:
     def _hurried(self) -> bool:
         return self._closing or self._n_flushing > 0 or self._error is not None
 
-    async def _gather_bytes(self, n_bytes: Callable[[], int]) -> None:
-        """Wait for the flush interval, or less if there is enough for a segment or someone is in a hurry."""
+    def _in_interval_s(self) -> float:
+        return asyncio.get_running_loop().time() + self._settings.flush_interval_ms / 1000
+
+    async def _gather_bytes(self, n_bytes: Callable[[], int], limit: float) -> None:
+        """Wait until the loop's time ``limit``, or less if there is enough for a segment or someone is in a hurry."""
         loop = asyncio.get_running_loop()
-        limit = loop.time() + self._settings.flush_interval_ms / 1000
         while n_bytes() < self._settings.segment_bytes_max and not self._hurried:
             left = limit - loop.time()
             if left <= 0:
