@@ -15,8 +15,8 @@ class LogSettings:
 
     Attributes
     ----------
-    flush_interval_ms : a segment is put this long after its first append at the latest; with ``object`` acks it is put at
-        once if none was put for so long
+    flush_interval_ms : a segment is put this long after its first append at the latest; with ``object`` acks it is put
+        at once if none was put for so long
     segment_bytes_max : or as soon as it has this many bytes (encoded)
     append_bytes_max : one append's encoded records; more raises `TooLargeError`
     unflushed_bytes_max : appended and not in the object store; past it appends raise `OverloadedError`
