@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from catalog.pointers import adopted
 from catalog.tables import TableEntry
+from functions.widen import rewrite_wider
 from service.write.context import Outcome, Work
 from service.write.mutate import committed_before, repeated
 from service.write.properties import check_properties
@@ -62,9 +63,15 @@ async def alter_table(work: Work, statement: AlterTable) -> Outcome:
         shown = f"{entry.namespace}.{entry.name}"
         if spec is None:
             return Outcome(f"table {shown} is so already")
+        change = Change("alter", spec=spec, facts=work.facts)
+        if isinstance(statement.action, AlterType) and entry.format == "delta":
+            change = await rewrite_wider(work.stores, work.engine.clock, base, change, spec)
         try:
-            await work.writer(entry).commit(base, Change("alter", spec=spec, facts=work.facts))
+            await work.writer(entry).commit(base, change)
         except ConflictError as error:
+            for file in change.add:
+                blobs, key = work.stores.resolve(file.location)
+                await blobs.delete(key)
             raise LostError(error.message, **error.facts) from error
         await _tell_catalog(work, entry, spec)
         return Outcome(f"altered table {shown}")

@@ -124,7 +124,9 @@ class DeltaWriter:
         check_still_true(self._location, start, state, change)
         protocol, metadata = state.protocol, state.metadata
         if change.spec is not None:
-            protocol, metadata = evolve(self._location, state, change.spec)
+            protocol, metadata = evolve(
+                self._location, state, change.spec, change.remove, was_empty=not any(map(len, start.batches))
+            )
         return self._draft(state, change, protocol, metadata, commit_id)
 
     def _draft(

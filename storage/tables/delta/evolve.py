@@ -2,21 +2,22 @@
 
 Columns are followed by their field ids. Adding a column changes metadata alone. Renaming and dropping one needs names
 that outlive it: a table that has data files is then upgraded to column mapping by ``name``, where a column's physical
-name is the one that it has in the files so far. Changing a type needs every file to be rewritten; it is refused while
-there are any. See ``docs/design/008-delta-writer.md``.
+name is the one that it has in the files so far. A type changes only in a commit that removes every file. See
+``docs/design/008-delta-writer.md``.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from storage.errors import InvalidError, UnsupportedError
+from storage.errors import ConflictError, InvalidError, UnsupportedError
 from storage.tables.delta.actions import Metadata, Protocol
 from storage.tables.delta.protocol import mapping_mode
 from storage.tables.delta.replay import TableState
@@ -39,6 +40,7 @@ __all__ = ["evolve", "identity_partitions", "new_table"]
 _NESTED_IDS = "delta.columnMapping.nested.ids"
 _MODE, _MAX_ID = "delta.columnMapping.mode", "delta.columnMapping.maxColumnId"
 _KEPT_FOREVER = ("delta.",)
+Retype = Literal["now", "later", "never"]
 
 
 def identity_partitions(spec: TableSpec) -> dict[str, str]:
@@ -78,13 +80,22 @@ def new_table(spec: TableSpec, now_ms: int) -> tuple[Protocol, Metadata]:
     return protocol, metadata
 
 
-def evolve(table: str, state: TableState, spec: TableSpec) -> tuple[Protocol, Metadata]:
+def evolve(
+    table: str, state: TableState, spec: TableSpec, removed: Collection[str] = (), *, was_empty: bool = False
+) -> tuple[Protocol, Metadata]:
     """Return protocol and metadata of ``state`` with the schema and properties of ``spec``.
 
-    Raises `InvalidError` for a change that the table's rows do not allow, `UnsupportedError` for a new type of a
-    column that has data.
+    Parameters
+    ----------
+    removed : locations of files that the same commit removes
+    was_empty : the change was computed from a table without data files
+
+    Raises
+    ------
+    InvalidError : a change that the table's rows do not allow
+    UnsupportedError : a new type of a column that has data, and files that stay as they are
+    ConflictError : a new type of a column while another writer added files; begin anew with those too
     """
-    _check_has_data(spec)
     old, mode = state.metadata, mapping_mode(table, state.protocol, state.metadata)
     changed = {name: value for name, value in spec.properties.items() if old.configuration.get(name) != value}
     check_properties({**changed, **{name: "" for name in spec.properties if name.startswith(OWN_PREFIX)}})
@@ -100,9 +111,11 @@ def evolve(table: str, state: TableState, spec: TableSpec) -> tuple[Protocol, Me
     old_fields = json.loads(old.schema_json)["fields"]
     is_empty = not any(len(batch) for batch in state.batches)
     mapped = mode != "none" or asked == "name" or (not is_empty and _loses_names(old_fields, spec.schema, False))
-    fields = _Fields(mapped, mode != "none", is_empty, spec.table_id[:8])
+    retype = _retype(state, removed, was_empty)
+    fields = _Fields(mapped, mode != "none", is_empty, spec.table_id[:8], retype)
     made = fields.of(old_fields, spec.schema, "")
     configuration = _configuration(old.configuration, spec)
+    _check_has_data(spec)
     if mapped:
         known = int(old.configuration.get(_MAX_ID, 0))
         configuration[_MODE] = mode if mode != "none" else "name"
@@ -115,6 +128,16 @@ def evolve(table: str, state: TableState, spec: TableSpec) -> tuple[Protocol, Me
         configuration=configuration,
     )
     return _with_features(state.protocol, features), metadata
+
+
+def _retype(state: TableState, removed: Collection[str], was_empty: bool) -> Retype:
+    gone = pa.array(sorted(removed), pa.string())
+    stay = any(
+        not pc.all(pc.is_in(batch.columns.column("location"), value_set=gone)).as_py() for batch in state.batches
+    )
+    if not stay:
+        return "now"
+    return "later" if removed or was_empty else "never"
 
 
 def _document(fields: Sequence[Any]) -> str:
@@ -213,6 +236,8 @@ class _Fields:
     is_empty: bool
     suffix: str = ""
     """Of new physical names, so that no column of a user has it."""
+    retype: Retype = "now"
+    """When types may change: with this commit, once it removes the files that came meanwhile too, or never."""
 
     def of(self, olds: Sequence[Any], fields: Any, path: str) -> list[Any]:
         self._check_followed(olds, fields, path)
@@ -274,10 +299,16 @@ class _Fields:
         single = json.dumps({"fields": [{"name": path, "type": old}]})
         if read_schema("", single, "none").field(0).type == kind:
             return old
-        if self.is_empty:
+        if self.retype == "now":
             return self._type(None, kind, path)
+        if self.retype == "later":
+            raise ConflictError(
+                "files came in while the others were written anew in a column's new type; begin anew with these too",
+                column=path,
+                type=str(kind),
+            )
         raise UnsupportedError(
-            "the type of a column can only change while a delta table has no data files; rewrite the table instead",
+            "the type of a column can only change in a commit that removes all data files of a delta table",
             column=path,
             type=str(kind),
         )
