@@ -12,6 +12,7 @@ How it fits together is in docs/design/009-iceberg-writer.md.
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -87,6 +88,7 @@ class IcebergWriter:
         self, spec: TableSpec, files: tuple[DataFile, ...] = (), facts: Mapping[str, str] | None = None
     ) -> Committed:
         """Make the table. See `TableWriter.create`."""
+        await _import_library()
         from storage.tables.iceberg.attempt import first_attempt
 
         if await self._pointer.read() is not None:
@@ -99,6 +101,7 @@ class IcebergWriter:
         """Commit a change. See `TableWriter.commit`."""
         if not isinstance(base, IcebergSnapshot) or base.state is None:
             raise InvalidError("the change was not computed from a snapshot of an iceberg table", table=self._location)
+        await _import_library()
         from storage.tables.iceberg.attempt import next_attempt
 
         async def make(metadata_location: str) -> Attempt:
@@ -121,6 +124,7 @@ class IcebergWriter:
         NotFoundError
             no such snapshot, or it has expired
         """
+        await _import_library()
         from storage.tables.iceberg.restore import restore_attempt
 
         async def make(metadata_location: str) -> Attempt:
@@ -198,6 +202,11 @@ def _unknown(location: str, error: FirnlineError) -> IndeterminateError:
     return IndeterminateError(
         "a commit may have happened; load the table and look for it", table=location, reason=error.message
     )
+
+
+async def _import_library() -> None:
+    """Import pyiceberg beside the event loop: it takes a second, in which nothing else would be answered."""
+    await asyncio.to_thread(importlib.import_module, "storage.tables.iceberg.restore")
 
 
 async def commit_attempts(writer: IcebergWriter, make: Any) -> Committed:
