@@ -13,7 +13,7 @@ from service.write.context import Outcome, Work
 from service.write.feed import wanted_files
 from service.write.mutate import committed_before, repeated
 from service.write.retry import LostError, retried
-from service.write.rewrite import folded
+from service.write.rewrite import Folded, folded
 from service.write.statements import Optimize, Restore, Vacuum
 from storage.errors import ConflictError
 from storage.tables.snapshot import At, Snapshot
@@ -26,7 +26,8 @@ async def optimize(work: Work, statement: Optimize) -> Outcome:
     from functions.compact import optimize as merge_files
 
     entry = await work.managed(statement.table)
-    base = await retried(work, lambda: _folded(work, statement.table))
+    start = await retried(work, lambda: _folded(work, statement.table))
+    base = start.snapshot
     wanted: set[str] | None = None
     if statement.where is not None:
         text = Text(work.parsed.sql).add(f"SELECT 1 FROM {quoted(*statement.table)} WHERE ", statement.where)
@@ -42,11 +43,12 @@ async def optimize(work: Work, statement: Optimize) -> Outcome:
     done = await merge_files(work.stores, work.engine.tables, work.engine.clock, entry, choose=choose)
     work.committed()
     shown = f"{entry.namespace}.{entry.name}"
-    return Outcome(f"optimized {shown}: {done.n_files_removed} files became {done.n_files_added}")
+    log = f"{start.n_rows} rows of {start.n_records} records folded"
+    return Outcome(f"optimized {shown}: {log}, {done.n_files_removed} files became {done.n_files_added}")
 
 
-async def _folded(work: Work, table: tuple[str, str]) -> Snapshot:
-    return (await folded(work, await work.managed(table))).snapshot
+async def _folded(work: Work, table: tuple[str, str]) -> Folded:
+    return await folded(work, await work.managed(table))
 
 
 async def vacuum(work: Work, statement: Vacuum) -> Outcome:

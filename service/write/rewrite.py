@@ -6,6 +6,7 @@ come after the statement, wherever its commit falls. A commit that removes the s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -85,10 +86,15 @@ class Changes:
 
 @dataclass(frozen=True)
 class Folded:
-    """A table with all that was acknowledged before ``limit``, a sequence of its log."""
+    """A table with all that was acknowledged before ``limit``, a sequence of its log.
+
+    n_records, n_rows : of the log, that came into the table for it; 0 if others had folded them
+    """
 
     snapshot: Snapshot
     limit: int
+    n_records: int = 0
+    n_rows: int = 0
 
     async def check_read(self, work: Work, entry: TableEntry, found: Answer) -> None:
         """Raise `LostError` if a query read the table at another state than this one."""
@@ -119,14 +125,16 @@ async def folded(work: Work, entry: TableEntry) -> Folded:
     snapshot = await work.load(entry)
     # Before the fold, which takes the key's columns by the names that the catalog has.
     await adopt(work, entry, snapshot)
+    counts: Counter[str] = Counter()
     if max(work.writer(entry).watermark(snapshot, str(shard)), mark) < limit:
         report = await fold_shard(work.stores, work.engine.logs, work.engine.tables, work.engine.clock, shard)
-        error = report.errors.get(f"{entry.namespace}.{entry.name}")
+        name = f"{entry.namespace}.{entry.name}"
+        counts, error = report.by_table.get(name, counts), report.errors.get(name)
         if error is not None:
             raise error
         snapshot = await work.load(entry)
     await adopt(work, entry, snapshot)
-    return Folded(snapshot, limit)
+    return Folded(snapshot, limit, counts["records"], counts["rows"])
 
 
 async def groups(work: Work, snapshot: Snapshot, candidates: np.ndarray | None = None) -> AsyncIterator[Group]:

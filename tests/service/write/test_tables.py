@@ -59,6 +59,20 @@ async def test_columns_come_go_and_change_their_names_over_log_and_files(lake: L
     assert await lake.value("SELECT count(*) FROM u") == 4
 
 
+async def test_optimize_says_what_it_folded_and_what_it_merged(lake: Lake, form: str) -> None:
+    await lake.rows(f"CREATE TABLE t (id INT) USING {form}")
+    told = []
+    for values in ("(1), (2)", "(3)", ""):
+        for value in values.split(", ") if values else ():
+            await lake.rows(f"INSERT INTO t VALUES {value}")
+        told += [status for status, _ in await lake.rows("OPTIMIZE t")]
+    assert told == [
+        "optimized default.t: 2 rows of 2 records folded, 0 files became 0",
+        "optimized default.t: 1 rows of 1 records folded, 2 files became 1",
+        "optimized default.t: 0 rows of 0 records folded, 0 files became 0",
+    ]
+
+
 @pytest.mark.parametrize("key", ["PRIMARY KEY", ""])
 async def test_a_restored_table_has_its_old_rows_and_takes_new_ones(lake: Lake, form: str, key: str) -> None:
     await lake.rows(f"CREATE TABLE t (id INT {key}, p TEXT) USING {form} PARTITIONED BY (p, bucket(2, id))")
