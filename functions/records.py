@@ -89,9 +89,13 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_struct(kind):
         return pa.struct([plain(each) for each in kind.fields])
     if pa.types.is_map(kind):
-        return pa.map_(plain(kind.key_field), plain(kind.item_field))
+        return pa.map_(plain(kind.key_field), plain(kind.item_field), kind.keys_sorted)
     if pa.types.is_list(kind):
         return pa.list_(plain(kind.value_field))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(plain(kind.value_field))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(plain(kind.value_field), kind.list_size)
     return kind
 
 

@@ -17,7 +17,7 @@ from catalog.tables import DEFAULT_NAMESPACE, TableEntry
 from functions.errors import is_panic, translate
 from functions.predicate import scans as scans_of
 from functions.prune import may_match
-from functions.records import key_names
+from functions.records import key_names, plain
 from functions.scan import TableScan, make_scan
 from functions.session import CATALOG, READ_ONLY, Names, stub
 from functions.tail_scan import with_tail
@@ -357,8 +357,8 @@ def _has_decimals(table: Loaded | FirnlineError) -> bool:
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
-    """Return the schema without metadata, which is ours and not the client's."""
-    return pa.schema([pa.field(each.name, each.type, each.nullable) for each in schema])
+    """Return the schema without metadata at any level, which is ours and not the client's."""
+    return pa.schema([plain(each) for each in schema])
 
 
 _VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
@@ -377,8 +377,8 @@ def _coerced(context: SessionContext, frame: DataFrame) -> pa.Schema:
 
 
 def _answered(schema: pa.Schema) -> pa.Schema:
-    """Return the schema of an answer: view types, which many clients cannot take, become plain ones."""
-    return pa.schema([pa.field(each.name, _VIEWS.get(each.type, each.type), each.nullable) for each in schema])
+    """Return the schema of an answer: without metadata, and view types, which many clients cannot take, plain."""
+    return _plain(pa.schema([each.with_type(_VIEWS.get(each.type, each.type)) for each in schema]))
 
 
 def retyped(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

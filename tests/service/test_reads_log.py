@@ -274,3 +274,20 @@ async def test_a_table_whose_files_are_gone_is_said_to_be_missing(lake: Lake, fo
     shutil.rmtree(entry.location.removeprefix("file://"))
     with pytest.raises(NotFoundError, match="table="):
         await lake.rows("SELECT * FROM t")
+
+
+async def test_types_of_nested_columns_are_shown_without_field_ids(tmp_path: Path) -> None:
+    columns = "s STRUCT<x: INT, y: TEXT[]>, m MAP<TEXT, INT>, l STRUCT<a: INT>[]"
+    async with open_lake(tmp_path / "lake") as lake:
+        await lake.rows(f"CREATE TABLE n ({columns}) USING iceberg")
+        for sql in ("INSERT INTO n VALUES (struct(1, ['a']), NULL, NULL)", "OPTIMIZE n"):
+            await lake.rows(sql)
+            told = [
+                await lake.rows("DESCRIBE n"),
+                await lake.rows("DESCRIBE SELECT * FROM n"),
+                await lake.rows("SELECT data_type FROM information_schema.columns WHERE table_name = 'n'"),
+                (await lake.table("SELECT * FROM n")).schema.to_string(),
+            ]
+            assert [each for each in told if "field_id" in str(each)] == []
+        answer = await lake.table("SELECT * FROM n")
+        assert answer.column("s").to_pylist() == [{"x": 1, "y": ["a"]}]
