@@ -7,6 +7,7 @@ benchmark. Bytecode is compiled before: an image ships it.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def measure_cold(options: Options) -> Section:
 
 def base_environment(build: Path) -> Path:
     """Return the interpreter of a fresh environment that holds the product and its base dependencies, compiled."""
-    uv = shutil.which("uv")
+    uv = os.environ.get("UV") or shutil.which("uv")  # `uv run` says where it is
     if uv is None:
         raise FileNotFoundError("uv is not on the path")
     folder = build / "cold-base"

@@ -50,7 +50,7 @@ async def lake(tmp_path: Path) -> AsyncIterator[Lake]:
         ("SELECT foo(x) FROM orders", SqlError, "foo", (1, 8)),
         ("SELECT x FROM orders GROUP BY name", SqlError, "GROUP BY", None),
         ("SELECT * FROM orders o, orders o", SqlError, "", None),
-        ("INSERT INTO orders VALUES (1)", UnsupportedError, "INSERT", None),
+        ("INSERT INTO orders VALUES (1)", InvalidError, "external", None),
         ("SELECT $1", InvalidError, "$1", None),
         ("SELECT * FROM parquet()", SqlError, "one string", (1, 15)),
         ("SELECT * FROM parquet(1)", SqlError, "one string", (1, 15)),
