@@ -206,6 +206,6 @@ async def _fold_table_of(
             report.add(done)
             if progress is not None:
                 progress(done)
-        if not found.more:
+        if not found.more or found.limit <= start:
             return
         start = found.limit

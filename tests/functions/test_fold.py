@@ -8,11 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from catalog.logs import LogCatalog
 from functions.fold import Extra, FoldSettings, fold_table
 from functions.fold_log import fold_all, fold_tables
 from storage.log import RecordKind
+from storage.log.access import Log, LogRange
 from storage.tables.write import PartitionField
-from tests.support.folding import SCHEMA, FoldLake, Format, column, table_of
+from tests.support.folding import SCHEMA, FoldLake, Format, StoredLogs, column, table_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("format_", ["delta", "iceberg"])]
 APPEND, UPSERT, DELETE = RecordKind.APPEND, RecordKind.UPSERT, RecordKind.DELETE
@@ -169,3 +171,30 @@ async def test_rows_go_to_their_partitions_and_survivors_stay_in_theirs(format_:
     await fold(lake)
     assert await lake.rows(entry) == sorted([row for row in rows if row[0] != 3] + [(3, "a", -3)], key=repr)
     await lake.close()
+
+
+class StuckLog:
+    """A log that always has more, and never tells it."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    async def read(self, start: int, *, bytes_max: int = 0) -> LogRange:
+        found = await self._log.read(start, bytes_max=bytes_max)
+        return LogRange(start, found.limit, found.records, found.epoch, more=True)
+
+
+class StuckLogs(StoredLogs):
+    async def stored(self, shard: int) -> Log:
+        return StuckLog(await super().stored(shard))  # type: ignore[return-value]
+
+
+async def test_a_log_that_makes_no_progress_does_not_hold_a_fold_forever(format_: Format) -> None:
+    lake = FoldLake()
+    entry = await lake.create("t", format_)
+    await lake.append((entry, RecordKind.APPEND, table_of([(1, "a")])))
+    logs = StuckLogs(lake.blobs, LogCatalog(lake.kv, lake.clock))
+    async with asyncio.timeout(10):
+        report = await fold_tables(lake.stores, logs, lake.tables, lake.clock, [entry])
+        assert report.total["records"] == 1
+        assert (await fold_all(lake.stores, logs, lake.tables, lake.clock)).errors == {}

@@ -27,7 +27,7 @@ from storage.tables.write import PartitionField, SortField, TableSpec
 from tests.support.clock import ManualClock
 from tests.support.logs import TestLease
 
-__all__ = ["FAST", "LOG", "SCHEMA", "FoldLake", "ipc", "table_of"]
+__all__ = ["FAST", "LOG", "SCHEMA", "FoldLake", "StoredLogs", "ipc", "table_of"]
 
 LOG = "lake/_firnline/log/0"
 FAST = LogSettings(flush_interval_ms=0, retry_delay_ms=0)
