@@ -1,6 +1,7 @@
-"""A pass over a lake: logs folded into tables, small files merged, folded segments swept; once, or again and again.
+"""A pass over a lake: logs folded into tables, small files merged, folded segments and staged files that a crash left
+swept; once, or again and again.
 
-Passes may run in several processes at once: each of the three is safe to repeat and to lose a race, so there is no
+Passes may run in several processes at once: each part is safe to repeat and to lose a race, so there is no
 lock. Who runs them: `firn compact`, a child process of the server (`service.compactor`), and in the background of an
 embedded lake (`background`).
 """
@@ -20,6 +21,7 @@ from functions.compact import CompactSettings, Optimized, optimize
 from functions.fold import FoldSettings
 from functions.fold_log import FoldReport, Progress, fold_shard, fold_tables
 from service.log.place import LOG_FOLDER
+from service.staged import sweep_staged
 from storage.blobs import Blobs
 from storage.clock import Clock
 from storage.errors import FirnlineError, InternalError
@@ -96,12 +98,14 @@ class Compaction:
 class PassReport:
     """What a pass did.
 
+    n_staged_swept : files of statements that ended long ago
     errors : table → what stopped its fold or merge
     """
 
     fold: FoldReport = field(default_factory=FoldReport)
     merged: dict[str, Optimized] = field(default_factory=dict)
     n_segments_swept: int = 0
+    n_staged_swept: int = 0
     errors: dict[str, FirnlineError] = field(default_factory=dict)
 
     @property
@@ -152,6 +156,10 @@ async def compact_lake(
     for name in report.fold.by_table:
         if name in entries:
             await _merge(compaction, entries[name], settings.merge_files_min, settings.compact, report)
+    try:
+        report.n_staged_swept = await sweep_staged(compaction.stores, compaction.clock, compaction.lake)
+    except FirnlineError as error:
+        _log.warning("staged files could not be swept: %s: %s", type(error).__name__, error)
     return report
 
 

@@ -1,6 +1,7 @@
 """Rows that may only be stored after a look at what is there: a file in the lake, and an INSERT that reads it.
 
-The file lies under ``_firnline/staged/`` in the lake for as long as the statement runs.
+The file lies under ``_firnline/staged/`` in the lake for as long as the statement runs; what a crash leaves there is
+deleted by a compaction pass (`service.staged`).
 """
 
 from __future__ import annotations
@@ -14,15 +15,14 @@ import pyarrow.parquet as pq
 
 from catalog.tables import TableEntry
 from service.ingest.ingest import Asked, Ingested
+from service.staged import STAGED_FOLDER
 from service.statement import Runner, Statement
 from storage.clock import Clock
 from storage.errors import FirnlineError
 from storage.log import AckMode
 from storage.stores import Stores, join, normalize
 
-__all__ = ["STAGED_FOLDER", "insert_staged"]
-
-STAGED_FOLDER = "_firnline/staged"
+__all__ = ["insert_staged"]
 
 
 async def insert_staged(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from service.compaction import (
 )
 from service.compactor import open_compaction
 from service.settings import EngineSettings, LogAccess
+from storage.clock import SystemClock
 from storage.log import Record, RecordKind
 from storage.log.settings import LogSettings
 from tests.support.compacting import eventually, make, put, rows_of
@@ -48,6 +50,29 @@ async def test_a_pass_folds_sweeps_and_merges_what_small_folds_left(tmp_path: Pa
         assert report.n_segments_swept >= 1
         assert await rows_of(compaction, entry) == [(n, "x") for n in range(4)]
         assert (await unfolded(compaction, 0, 4)).n_segments == 0
+
+
+class LaterClock(SystemClock):
+    """Runs ahead of the store's."""
+
+    def __init__(self, ahead_ms: int) -> None:
+        super().__init__()
+        self.ahead_ms = ahead_ms
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.ahead_ms
+
+
+async def test_a_pass_deletes_staged_files_that_are_older_than_a_day(tmp_path: Path) -> None:
+    async with open_compaction(settings_of(tmp_path)) as compaction:
+        blobs, folder = compaction.stores.resolve(f"file://{tmp_path}/_firnline/staged")
+        await blobs.put(f"{folder}/left.parquet", b"PAR1")
+        other = f"{folder}-by-users/left.parquet"
+        await blobs.put(other, b"PAR1")
+        for hours, n_swept in ((23, 0), (25, 1), (25, 0)):
+            later = replace(compaction, clock=LaterClock(hours * 3600_000))
+            assert (await compact_lake(later)).n_staged_swept == n_swept
+        assert [meta.key async for meta in blobs.list(folder)] == [other]
 
 
 async def test_a_log_is_due_by_age_by_bytes_or_by_segments(tmp_path: Path) -> None:
