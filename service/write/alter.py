@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from catalog.pointers import adopted
 from catalog.tables import TableEntry
-from functions.widen import rewrite_wider
+from functions.widen import Rewritten, discard, rewrite_wider
 from service.write.context import Outcome, Work
 from service.write.mutate import committed_before, repeated
 from service.write.properties import check_properties
@@ -52,6 +52,8 @@ async def alter_table(work: Work, statement: AlterTable) -> Outcome:
     if isinstance(statement.action, RenameTable):
         return await _rename_table(work, statement, statement.action)
 
+    rewritten = Rewritten()
+
     async def once() -> Outcome:
         entry = await work.managed(statement.table)
         assert entry.managed is not None
@@ -62,21 +64,24 @@ async def alter_table(work: Work, statement: AlterTable) -> Outcome:
         spec = _changed(entry, statement)
         shown = f"{entry.namespace}.{entry.name}"
         if spec is None:
+            await discard(work.stores, rewritten)
             return Outcome(f"table {shown} is so already")
         change = Change("alter", spec=spec, facts=work.facts)
         if isinstance(statement.action, AlterType) and entry.format == "delta":
-            change = await rewrite_wider(work.stores, work.engine.clock, base, change, spec)
+            change = await rewrite_wider(work.stores, work.engine.clock, base, change, spec, rewritten)
         try:
             await work.writer(entry).commit(base, change)
         except ConflictError as error:
-            for file in change.add:
-                blobs, key = work.stores.resolve(file.location)
-                await blobs.delete(key)
             raise LostError(error.message, **error.facts) from error
+        rewritten.by_source.clear()  # they are the table's now, whatever the catalog answers
         await _tell_catalog(work, entry, spec)
         return Outcome(f"altered table {shown}")
 
-    return await retried(work, once)
+    try:
+        return await retried(work, once)
+    except ConflictError:
+        await discard(work.stores, rewritten)
+        raise
 
 
 async def _tell_catalog(work: Work, entry: TableEntry, spec: TableSpec) -> None:

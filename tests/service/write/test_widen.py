@@ -4,14 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import deltalake
 import pyarrow as pa
 import pytest
 
-import functions.widen
-from functions.layout import write_files
-from storage.tables.write import DataFile
+import service.write.alter
+from functions.widen import rewrite_wider
+from storage.tables.write import Change
 from tests.support.lakes import Lake, open_lake
 
 pytestmark = pytest.mark.anyio
@@ -76,33 +77,46 @@ async def test_rows_deleted_in_a_mapped_table_stay_so_and_old_versions_keep_thei
     assert await lake.rows(f"SELECT m, arrow_typeof(m) FROM t FOR VERSION AS OF {version}") == [(2, "Int32")]
 
 
-@pytest.mark.parametrize("files", [0, 1])
-async def test_an_append_of_another_writer_meanwhile_is_widened_too(
-    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int
+@pytest.mark.parametrize("meanwhile", ["append to none", "append", "delete"])
+async def test_what_another_writer_does_meanwhile_is_widened_too(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: str
 ) -> None:
     await lake.rows("CREATE TABLE t (id INT, n INT)")
-    if files:
-        await lake.rows("INSERT INTO t VALUES (1, 1)")
+    expected: list[Mapping[str, int]] = [{"id": 1, "n": 1}, {"id": 2, "n": 2}, {"id": 3, "n": 3}]
+    if meanwhile == "append to none":
+        expected = expected[2:]
+    else:
+        await lake.rows("INSERT INTO t VALUES (1, 1), (2, 2)")
         await lake.rows("OPTIMIZE t")
-    written: list[list[DataFile]] = []
+    expected = expected[1:2] if meanwhile == "delete" else expected
+    changes: list[Change] = []
 
-    async def overtaken(*args: object, **names: object) -> list[DataFile]:
-        if not written:
-            more = pa.table({"id": pa.array([2], pa.int32()), "n": pa.array([2], pa.int32())})
-            await asyncio.to_thread(deltalake.write_deltalake, table_at(tmp_path), more, mode="append")
-        written.append(await write_files(*args, **names))  # type: ignore[arg-type]
-        return written[-1]
+    def other() -> None:
+        if meanwhile == "delete":
+            table_at(tmp_path).delete("id = 1")
+        else:
+            more = pa.table({"id": pa.array([3], pa.int32()), "n": pa.array([3], pa.int32())})
+            deltalake.write_deltalake(table_at(tmp_path), more, mode="append")
 
-    monkeypatch.setattr(functions.widen, "write_files", overtaken)
+    async def overtaken(*args: Any) -> Change:
+        changes.append(await rewrite_wider(*args))
+        if len(changes) == 1:
+            await asyncio.to_thread(other)
+        return changes[-1]
+
+    monkeypatch.setattr(service.write.alter, "rewrite_wider", overtaken)
     await lake.rows("ALTER TABLE t ALTER COLUMN n TYPE BIGINT")
-    expected: list[Mapping[str, int]] = [{"id": 1, "n": 1}, {"id": 2, "n": 2}][1 - files :]
     table = table_at(tmp_path)
     read = table.to_pyarrow_table().sort_by("id")
     assert read.to_pylist() == expected
     assert read.schema.field("n").type == pa.int64()
-    assert len(written) == 2
-    assert not {each.location.rsplit("/", 1)[1] for each in written[0]} & files_in(tmp_path)
     assert await lake.rows("SELECT id, n FROM t ORDER BY id") == [tuple(each.values()) for each in expected]
+    first, second = ({each.location.rsplit("/", 1)[1] for each in change.add} for change in changes)
+    assert second <= files_in(tmp_path)
+    if meanwhile == "delete":
+        assert not first & files_in(tmp_path)
+    else:
+        assert first <= second
 
 
 async def test_appends_and_folds_go_on_while_a_column_becomes_wider(lake: Lake) -> None:
