@@ -113,6 +113,10 @@ def _float(array: pa.Array) -> Cells:
     if pa.types.is_float16(array.type):
         array = pc.cast(array, pa.float32())
     text = _cast(array)
+    negative = pc.equal(text, pa.scalar("-0", TEXT))
+    if pc.any(negative).as_py():
+        # Readers of JSON take -0 for an integer, which has no sign.
+        text = pc.if_else(negative, pa.scalar("-0.0", TEXT), text)
     if not pc.all(pc.is_finite(array)).as_py():
         for name, ours in (("nan", "NaN"), ("inf", "Infinity")):
             text = pc.replace_substring(text, name, ours)

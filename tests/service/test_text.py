@@ -7,7 +7,7 @@ from decimal import Decimal
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.text import json_text
@@ -107,6 +107,7 @@ def test_any_nesting_survives_json_also_when_sliced(values: list[object], start:
     assert [None if text is None else json.loads(text) for text in found] == values[start:]
 
 
+@example([-0.0])
 @given(st.lists(st.none() | st.floats(), max_size=20))
 def test_any_float_survives_json_exactly(values: list[float | None]) -> None:
     found = json_text(pa.array(values, pa.float64())).to_pylist()
