@@ -8,9 +8,8 @@ open one of them. ``docs/read-path.md`` names every step.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +26,7 @@ from service.commands import run_command
 from service.loading import Known, Loaded, Loading, TableName
 from service.parse import Parsed, parse
 from service.planner import Planned, Planner, retyped
+from service.query import Query
 from service.reading import Reading
 from service.snapshots import SnapshotCache
 from service.statement import Receipt, Result, Statement
@@ -35,25 +35,8 @@ from storage.errors import FirnlineError, ForbiddenError, NotFoundError
 from storage.log.access import Logs
 from storage.stores import Stores
 from storage.tables.footers import FooterCache
-from storage.tables.snapshot import Snapshot
 
-__all__ = ["Engine", "Query"]
-
-
-@dataclass
-class Query:
-    """A query that runs for a statement that writes. Closing ``batches`` early cancels it.
-
-    since : (namespace, table) → (epoch, limit) of the log's range that was read; tables that no log feeds are missing
-    snapshots : (namespace, table) → what was read
-    files : ``namespace.table`` → locations of the files that pruning left
-    """
-
-    schema: pa.Schema
-    batches: AsyncIterator[pa.RecordBatch]
-    since: Mapping[TableName, tuple[int, int]]
-    snapshots: Mapping[TableName, Snapshot]
-    files: Mapping[str, tuple[str, ...]]
+__all__ = ["Engine"]
 
 
 class Engine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from catalog.tables import TableEntry, Tables
 from catalog.writers import writer_of
 from service.cursor import TableName
 from service.parse import Parsed
+from service.query import Query
 from service.statement import Receipt, Statement
 from storage.clock import Clock
 from storage.errors import InvalidError, NotFoundError
@@ -24,22 +25,7 @@ from storage.stores import Stores
 from storage.tables.snapshot import At, Snapshot
 from storage.tables.write import TableWriter
 
-__all__ = ["Outcome", "Query", "Work", "WriteContext"]
-
-
-class Query(Protocol):
-    """A query that runs. Closing ``batches`` early cancels it.
-
-    since : (namespace, table) → (epoch, limit) of the log's range that was read; tables that no log feeds are missing
-    snapshots : (namespace, table) → what was read
-    files : ``namespace.table`` → locations of the files that pruning left
-    """
-
-    schema: pa.Schema
-    batches: AsyncIterator[pa.RecordBatch]
-    since: Mapping[TableName, tuple[int, int]]
-    snapshots: Mapping[TableName, Snapshot]
-    files: Mapping[str, tuple[str, ...]]
+__all__ = ["Outcome", "Work", "WriteContext"]
 
 
 class WriteContext(Protocol):

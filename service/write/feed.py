@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from service.cursor import TableName
+from service.query import Query
 from service.streams import close_stream
 from service.write.compose import Text
-from service.write.context import Query, Work
+from service.write.context import Work
 from storage.errors import FirnlineError, LimitError
 from storage.tables.snapshot import Snapshot
 
