@@ -18,6 +18,7 @@ from benchmarks.machine import REPOSITORY, describe_machine
 from benchmarks.options import OFFICIAL, SMOKE, Options
 from benchmarks.page import with_part
 from benchmarks.report import Goal, Section, markdown_of, text_of
+from benchmarks.write_options import WriteOptions
 
 __all__ = ["SECTIONS", "main", "page_of", "run_sections"]
 
@@ -35,14 +36,17 @@ numbers mean nothing), `--scale` and `--repeats` change the sizes. Generated dat
 """
 
 
-def run_sections(names: Sequence[str], options: Options, show: Callable[[str], None] = print) -> list[Section]:
+def run_sections(
+    names: Sequence[str], options: Options | WriteOptions, show: Callable[[str], None] = print, prefix: str = ""
+) -> list[Section]:
     """Measure the named sections one after another; one that fails becomes a section that says so, with its goal
-    missed, and the others still run."""
+    missed, and the others still run. A section is a module of that name, behind ``prefix``."""
+    options.build.mkdir(parents=True, exist_ok=True)
     found = []
     for name in names:
         started = time.perf_counter()
         try:
-            section: Section = getattr(import_module(f"benchmarks.{name}"), f"measure_{name}")(options)
+            section: Section = getattr(import_module(f"benchmarks.{prefix}{name}"), f"measure_{name}")(options)
         except Exception as error:
             traceback.print_exc()
             failed = Goal("the benchmark itself runs", None, 0, official=options.official)
@@ -53,13 +57,13 @@ def run_sections(names: Sequence[str], options: Options, show: Callable[[str], N
     return found
 
 
-def page_of(machine: Sequence[str], sections: Sequence[Section]) -> str:
-    """Return the documentation's page of a run."""
+def page_of(machine: Sequence[str], sections: Sequence[Section], introduction: str = INTRODUCTION) -> str:
+    """Return a run's part of the documentation's page."""
     goals = [goal for section in sections for goal in section.goals]
     missed = [goal for goal in goals if not goal.met]
     summary = [f"{len(goals) - len(missed)} of {len(goals)} goals met."]
     summary += [f"* MISSED: {goal.verdict}" for goal in missed]
-    parts = [INTRODUCTION, "\n".join(f"* {line}" for line in machine), "## Goals", "\n".join(summary)]
+    parts = [introduction, "\n".join(f"* {line}" for line in machine), "## Goals", "\n".join(summary)]
     return "\n\n".join(part.strip() for part in parts) + "\n\n" + "\n".join(map(markdown_of, sections))
 
 

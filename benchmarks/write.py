@@ -7,17 +7,13 @@ writes its part of ``docs/benchmarks.md``. Exits with 1 when a section failed to
 from __future__ import annotations
 
 import argparse
-import time
-import traceback
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.machine import describe_machine
 from benchmarks.page import with_part
-from benchmarks.query import PAGE
-from benchmarks.report import Goal, Section, markdown_of, text_of
-from benchmarks.write_options import OFFICIAL_WRITES, SMOKE_WRITES, WriteOptions
+from benchmarks.query import PAGE, page_of, run_sections
+from benchmarks.write_options import OFFICIAL_WRITES, SMOKE_WRITES
 
 __all__ = ["SECTIONS", "main", "run_sections"]
 
@@ -29,34 +25,6 @@ The last full run of `make bench-write` (`python -m benchmarks.write`), as it pr
 that machine and disk. `--only single,clients,bulk,object,contention,tail,size` runs some of it, `--quick` all of it on
 tiny data.
 """
-
-
-def run_sections(names: Sequence[str], options: WriteOptions, show: Callable[[str], None] = print) -> list[Section]:
-    """Measure the named sections; one that fails becomes a section that says so, and the others still run."""
-    options.build.mkdir(parents=True, exist_ok=True)
-    found = []
-    for name in names:
-        started = time.perf_counter()
-        try:
-            section: Section = getattr(import_module(f"benchmarks.write_{name}"), f"measure_{name}")(options)
-        except Exception as error:
-            traceback.print_exc()
-            failed = Goal("the benchmark itself runs", None, 0, official=options.official)
-            section = Section(name, f"{name}: failed", goals=[failed], notes=[f"{type(error).__name__}: {error}"])
-        found.append(section)
-        show(text_of(section))
-        show(f"({name}: {time.perf_counter() - started:.0f} s)\n")
-    return found
-
-
-def page_of(machine: Sequence[str], sections: Sequence[Section]) -> str:
-    """Return this run's part of the documentation's page."""
-    goals = [goal for section in sections for goal in section.goals]
-    missed = [goal for goal in goals if not goal.met]
-    summary = [f"{len(goals) - len(missed)} of {len(goals)} goals met."]
-    summary += [f"* MISSED: {goal.verdict}" for goal in missed]
-    parts = [INTRODUCTION, "\n".join(f"* {line}" for line in machine), "## Goals", "\n".join(summary)]
-    return "\n\n".join(part.strip() for part in parts) + "\n\n" + "\n".join(map(markdown_of, sections))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,13 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = SMOKE_WRITES if asked.quick else OFFICIAL_WRITES
     machine = describe_machine()
     print("\n".join(machine) + "\n")
-    sections = run_sections(names, options)
+    sections = run_sections(names, options, prefix="write_")
     print("== Goals")
     print("\n".join(goal.verdict for section in sections for goal in section.goals))
     page = asked.write or (PAGE if options.official and names == list(SECTIONS) else None)
     if page is not None:
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(with_part(page.read_text() if page.exists() else "", "write", page_of(machine, sections)))
+        page.write_text(
+            with_part(page.read_text() if page.exists() else "", "write", page_of(machine, sections, INTRODUCTION))
+        )
         print(f"written to {page}")
     return int(any(section.title.endswith(": failed") for section in sections))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.page import with_part
+from benchmarks.query import run_sections
 from benchmarks.report import Goal
-from benchmarks.write import run_sections
 from benchmarks.write_options import SMOKE_WRITES, WriteOptions
 from benchmarks.write_peers import fdatasync_seconds, sqlite_rows
 
@@ -44,7 +44,7 @@ def test_the_disk_and_sqlite_are_timed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("section", ["tail", "size", "object"])
 def test_a_section_in_process_runs(section: str, tiny: WriteOptions) -> None:
-    (found,) = run_sections([section], tiny)
+    (found,) = run_sections([section], tiny, prefix="write_")
     assert not found.title.endswith(": failed"), found.notes
     assert found.tables[0].rows
 
@@ -52,7 +52,7 @@ def test_a_section_in_process_runs(section: str, tiny: WriteOptions) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("section", ["single", "clients", "bulk", "contention"])
 def test_a_section_with_a_server_runs_and_loses_nothing(section: str, tiny: WriteOptions) -> None:
-    (found,) = run_sections([section], tiny)
+    (found,) = run_sections([section], tiny, prefix="write_")
     assert not found.title.endswith(": failed"), found.notes
     wrong = [goal.verdict for goal in found.goals if ("lost" in goal.name or "lacks" in goal.name) and not goal.met]
     assert wrong == []
