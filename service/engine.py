@@ -14,11 +14,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from catalog.indexes import Indexes
 from catalog.kv import KV
 from catalog.tables import Tables
 from functions.adaptive import LateMaterialization
 from functions.errors import is_panic, translate
 from functions.execute import metrics_of, stream
+from functions.index.models import Models
 from functions.session import Session
 from functions.tail import Tails
 from service.blame import name_the_file
@@ -52,7 +54,9 @@ class Engine:
         self._session = session
         footers = FooterCache()
         self._snapshots = SnapshotCache(footers)
-        self._reading = Reading(session, self._snapshots, footers)
+        self.indexes = Indexes(kv, clock)
+        models = Models(kv, stores, lake)
+        self._reading = Reading(session, self._snapshots, self.indexes, models, footers)
         self._known = Known()
         self._late = LateMaterialization()
 

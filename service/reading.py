@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from catalog.indexes import Indexes
+from functions.index.models import Models
 from functions.scan import ScanCache
 from functions.session import Session
 from functions.tail_scan import TailScanCache
@@ -19,6 +21,8 @@ class Reading:
 
     session: Session
     snapshots: SnapshotCache
+    indexes: Indexes
+    models: Models
     footers: FooterCache = field(default_factory=FooterCache)
     scans: ScanCache = field(default_factory=ScanCache)
     tail_scans: TailScanCache = field(default_factory=TailScanCache)

@@ -8,10 +8,12 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
-__all__ = ["Format", "Limits", "Receipt", "Result", "Role", "Runner", "Statement"]
+__all__ = ["Format", "KeyLookup", "Limits", "Receipt", "Result", "Role", "Route", "Runner", "Statement"]
 
 Role = Literal["reader", "writer", "admin"]
 Format = Literal["json", "ndjson", "arrow", "csv", "parquet"]
+Route = Literal["auto", "lookup", "scan"]
+"""How a predicate that pins a key is answered: as costs less, by an index where one covers files, or never by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,24 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyLookup:
+    """Rows asked for by their keys.
+
+    table : namespace and name
+    keys : a value each, or for a key of several columns a sequence of values in their order; as in JSON
+    by : the key's columns; empty: the primary key's, else those of the table's only index
+    columns : that are wanted, in order; None: all
+    """
+
+    table: tuple[str, str]
+    keys: Sequence[Any]
+    by: tuple[str, ...] = ()
+    columns: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Statement:
-    """One SQL statement to run.
+    """One SQL statement to run, or a look-up of keys, whose ``sql`` is empty.
 
     params : a sequence for ``$1, $2, …``, a mapping for ``:name`` (or ``$name``), or None
     idempotency_key : of a statement that writes: it takes effect once, however often it is sent with this key
@@ -39,6 +57,8 @@ class Statement:
     role: Role = "admin"
     limits: Limits = field(default_factory=Limits)
     idempotency_key: str | None = None
+    route: Route = "auto"
+    lookup: KeyLookup | None = None
 
 
 @dataclass(slots=True)
@@ -70,6 +90,8 @@ class Receipt:
     """Files read by the slower merge-on-read reader."""
     tasks: int = 1
     retries: int = 0
+    routes: dict[str, str] = field(default_factory=dict)
+    """Table → how its rows were found, where an index had a say: ``lookup`` or ``scan``, and why."""
     ack: str | None = None
     """Where the rows that it wrote are: ``object`` (in the object store) or ``fsync`` (on the log host's disk)."""
     log_position: int | None = None
