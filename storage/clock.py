@@ -30,6 +30,9 @@ class Clock(Protocol):
         ...
 
 
+_MONOTONIC = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 class SystemClock:
     """The machine's own clock and randomness."""
 
@@ -37,7 +40,8 @@ class SystemClock:
         return time.time_ns() // 1_000_000
 
     def monotonic_s(self) -> float:
-        return time.monotonic()
+        # Goes on while the machine is suspended, as a lease in the catalog does.
+        return time.clock_gettime(_MONOTONIC)
 
     def uniform(self, low: float, high: float) -> float:
         return random.uniform(low, high)

@@ -40,6 +40,7 @@ class ShardLog:
         self._claimer = Claimer(directory, shard)
         self._owned: OwnedLog | None = None
         self._changing = asyncio.Lock()
+        self._quiet: tuple[int, int] | None = None
         self._closed = False
         self.claimed_s = 0.0
         self.used_s = 0.0
@@ -192,6 +193,8 @@ class ShardLog:
                 state = (await directory.refresh()).of(self._shard)
             remote = directory.remote(self._shard, state.owner)
             if remote is None:
+                if await self._nothing_since(start):
+                    return LogRange(start, start, [], 0)
                 return await self._read_here(state, start, bytes_max)
             try:
                 return await remote.read(start, bytes_max=bytes_max)
@@ -213,7 +216,23 @@ class ShardLog:
         name = await self._directory.journal_name(self._shard) if journal is not None else ""
         prefix = place.log(self._shard)
         found = await read_stored(place.blobs, prefix, start, bytes_max=bytes_max, journal=journal, name=name)
+        if state.owner is None and not found.more:
+            self._quiet = (state.epoch, found.limit)
         return await decode_range(found, prefix)
+
+    async def _nothing_since(self, start: int) -> bool:
+        """Whether nobody can have been acknowledged anything behind ``start``, so that nothing need be read.
+
+        So it is when nobody owned the log before it was last read to its end, and nobody became its owner since:
+        an owner acknowledges only while it holds its lease (`storage.log.commit`).
+        """
+        if self._quiet is None or start < self._quiet[1]:
+            return False
+        try:
+            state = (await self._directory.ask()).of(self._shard)
+        except (UnavailableError, IndeterminateError):
+            return False
+        return state.owner is None and state.epoch == self._quiet[0]
 
     def _journal(self, state: ShardState) -> Path | None:
         path = self._directory.place.journal_of(self._shard, state, self._directory.process.host)

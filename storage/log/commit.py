@@ -54,6 +54,16 @@ class State:
         self.next = Position(self.next.epoch, entry.limit)
         self.tail.add(entry)
 
+    def check_lease(self, batch: list[Waiting], where: str) -> None:
+        """Fail the batch and raise `FencedError` unless the log is still ours.
+
+        An acknowledgement is given only while the lease is held: whoever sees in the catalog that nobody owns the log,
+        and then reads all that is stored, has read all that was ever acknowledged in this epoch.
+        """
+        if not self.lease.held():
+            fail_all(batch, IndeterminateError(f"the lease of the log ran out; {where}; look before you send it again"))
+            raise FencedError("the lease ran out; claim the log anew", epoch=self.slot.epoch)
+
     def encode(self, records: list[bytes]) -> bytes:
         """The segment for the next slot."""
         return encode_segment(self.slot, records, created_ms=self.slots.clock.now_ms(), writer=self.writer)
@@ -92,6 +102,7 @@ class ObjectCommit:
             fail_all(batch, error)
             return
         state.durable(entry)
+        state.check_lease(batch, "its rows are in the log")
         for waiting in batch:
             waiting.acknowledge(AckMode.OBJECT)
 
@@ -126,10 +137,7 @@ class JournalCommit:
                 fail_all(batch, error)
                 return
         self._waiting.extend(waiting for waiting in batch if waiting.ack is AckMode.OBJECT)
-        if not state.lease.held():
-            unknown = IndeterminateError("the lease ran out; what is in the journal is kept for the next writer")
-            fail_all(batch, unknown)
-            raise FencedError("the lease ran out; claim the log anew", epoch=state.slot.epoch)
+        state.check_lease(batch, "what is in the journal is kept for the next writer")
         state.durable(entry)
         self._entries.append(entry)
         self.n_bytes += entry.n_bytes
@@ -158,8 +166,12 @@ class JournalCommit:
         if not self._entries:
             self.filled.clear()
         stored = taken[-1].limit
+        uploaded = []
         while self._waiting and (position := self._waiting[0].position) and position.sequence < stored:
-            self._waiting.popleft().acknowledge(AckMode.OBJECT)
+            uploaded.append(self._waiting.popleft())
+        self._state.check_lease(uploaded, "its rows are in the log")
+        for waiting in uploaded:
+            waiting.acknowledge(AckMode.OBJECT)
         # Twice what must stay, so that a long backlog is not written again with each segment.
         if self._journal.n_bytes > max(self._state.slots.settings.journal_bytes_max, 2 * self.n_bytes):
             await self.shorten()

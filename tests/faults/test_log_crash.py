@@ -31,7 +31,7 @@ from storage.log.settings import LogSettings
 from storage.log.sweep import sweep
 from storage.log.tail import Entry
 from storage.log.writer import open_log
-from tests.support.faults import CrashBlobs, FlakyBlobs, SimulatedCrash, TwoCoinBlobs
+from tests.support.faults import CrashBlobs, FlakyBlobs, SimulatedCrash, TwoCoinBlobs, WrappedBlobs
 from tests.support.logs import FAST, LOG, TestLease, bodies, open_test_log, record
 
 pytestmark = pytest.mark.anyio
@@ -168,6 +168,30 @@ async def test_a_writer_without_its_lease_stops_acknowledging_to_its_disk(tmp_pa
         await writer.append([record("c")])
     await writer.close()
     async with await open_test_log(store, 2, tmp_path / "journal"):
+        assert await bodies(store) == ["a", "b"]
+
+
+@pytest.mark.parametrize("journaled", [False, True])
+async def test_a_put_that_ends_after_the_lease_did_is_not_acknowledged(journaled: bool, tmp_path: Path) -> None:
+    # Who saw that nobody owns the log, and then read all of it, need not read it again.
+    class SlowPuts(WrappedBlobs):
+        async def _after(self, call: str, key: str) -> None:
+            lease.is_held = not (held_up and call == "put")
+
+    held_up = False
+    lease = TestLease(1)
+    store = MemoryBlobs(SystemClock())
+    writer = await open_log(
+        SlowPuts(store), LOG, lease, FAST, SystemClock(), tmp_path / "journal" if journaled else None
+    )
+    await writer.append([record("a")], ack=AckMode.OBJECT)
+    held_up = True
+    with pytest.raises(IndeterminateError, match="lease"):
+        await writer.append([record("b")], ack=AckMode.OBJECT)
+    with pytest.raises(FencedError):
+        await writer.append([record("c")], ack=AckMode.OBJECT)
+    await writer.close()
+    async with await open_test_log(store, 2, tmp_path / "journal" if journaled else None):
         assert await bodies(store) == ["a", "b"]
 
 

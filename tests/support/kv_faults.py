@@ -10,7 +10,7 @@ from catalog.kv import KV, Entry, Event, Put, TxnResult
 from storage.errors import IndeterminateError, UnavailableError
 from tests.support.faults import SimulatedCrash
 
-__all__ = ["CrashKV", "TwoCoinKV", "WrappedKV"]
+__all__ = ["AwayKV", "CrashKV", "TwoCoinKV", "WrappedKV"]
 
 
 class WrappedKV:
@@ -88,6 +88,17 @@ class CrashKV(WrappedKV):
     async def _after(self, call: str, key: str) -> None:
         if self.n_calls == self._crash_at and self._when == "after":
             raise SimulatedCrash(f"after {call} {key}")
+
+
+class AwayKV(WrappedKV):
+    """Answers nothing while ``is_away``."""
+
+    is_away = False
+
+    async def _before(self, call: str, key: str) -> None:
+        self.n_calls += 1
+        if self.is_away:
+            raise UnavailableError("simulated: the catalog is away", call=call, key=key)
 
 
 class TwoCoinKV(WrappedKV):

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from catalog.kv.memory import MemoryKV
+from storage.blobs.memory import MemoryBlobs
+from storage.clock import SystemClock
 from storage.errors import ConflictError, UnavailableError
 from storage.log import AckMode, RecordKind
+from tests.support.faults import WrappedBlobs
+from tests.support.kv_faults import AwayKV
 from tests.support.lake_logs import opened, row, texts, touching
 
 pytestmark = pytest.mark.anyio
@@ -51,6 +56,43 @@ async def test_a_lake_that_is_opened_again_has_its_rows(tmp_path: Path) -> None:
         assert again.position.epoch > first.position.epoch
         assert (await log.append([row("a", "k")])).position == first.position
         assert texts(await log.read(0)) == ["a", "b"]
+
+
+async def test_a_log_that_nobody_owns_is_read_once_and_again_when_someone_did(tmp_path: Path) -> None:
+    clock = SystemClock()
+    kv, blobs = MemoryKV(clock), WrappedBlobs(MemoryBlobs(clock))
+    async with (
+        opened(tmp_path, kv=kv, blobs=blobs, ack=AckMode.OBJECT) as writer,
+        opened(tmp_path, kv=kv, blobs=blobs, ack=AckMode.OBJECT) as reader,
+    ):
+        for n in range(3):
+            await (await writer.log(0)).append([row(f"{n}")])
+            await writer.shard(0).release()
+            await reader.folded()  # as a statement does first: it asks the catalog anew
+            log = await reader.log(0)
+            assert texts(await log.read(0)) == [f"{each}" for each in range(n + 1)]
+            before = blobs.n_calls
+            for _ in range(3):
+                assert (await log.read(n + 1)).limit == n + 1
+            assert blobs.n_calls == before
+            assert texts(await log.read(n)) == [f"{n}"]
+            assert blobs.n_calls > before
+
+
+async def test_while_the_catalog_is_away_a_log_without_owner_is_read_from_the_store(tmp_path: Path) -> None:
+    clock = SystemClock()
+    kv, blobs = MemoryKV(clock), WrappedBlobs(MemoryBlobs(clock))
+    away = AwayKV(kv)
+    async with opened(tmp_path, kv=kv, blobs=blobs) as writer, opened(tmp_path, kv=away, blobs=blobs) as reader:
+        await (await writer.log(0)).append([row("a")])
+        await writer.shard(0).release()
+        await reader.folded()
+        log = await reader.log(0)
+        assert (await log.read(0)).limit == 1
+        before = blobs.n_calls
+        away.is_away = True
+        assert (await log.read(1)).limit == 1
+        assert blobs.n_calls > before
 
 
 async def test_the_log_goes_from_one_to_another_who_wants_it(tmp_path: Path) -> None:
