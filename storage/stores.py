@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from storage.blobs import BlobMeta, Blobs
+from storage.blobs.ranges import COALESCE_BYTES, coalesce
 from storage.errors import ForbiddenError, InvalidError
 
 __all__ = ["AccessPolicy", "RequestCount", "Stores", "join", "normalize"]
@@ -153,11 +154,28 @@ class Stores:
         self._add(1, len(data))
         return data
 
-    async def get_ranges(self, location: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return several byte ranges of one blob, coalesced."""
+    async def get_range_with_etag(
+        self, location: str, start: int, limit: int, *, if_match: str = ""
+    ) -> tuple[bytes, str]:
+        """Return bytes [start, limit) and the blob's etag. Raises `ConflictError` if that is not ``if_match``."""
         blobs, key = self.resolve(location)
-        parts = await blobs.get_ranges(key, ranges)
-        self._add(1, sum(map(len, parts)))
+        self._add(1, 0)
+        data, etag = await blobs.get_range_with_etag(key, start, limit, if_match=if_match or None)
+        self._add(0, len(data))
+        return data, etag
+
+    async def get_ranges(
+        self, location: str, ranges: Sequence[tuple[int, int]], *, if_match: str = "", exact: bool = False
+    ) -> list[bytes]:
+        """Return several byte ranges of one blob: near ones as one request, or ``exact``, each as one, all at once.
+
+        Raises `ConflictError` if the blob's etag is not ``if_match`` ("": any will do).
+        """
+        blobs, key = self.resolve(location)
+        spans = [pair for pair in ranges if pair[0] < pair[1]] if exact else coalesce(ranges, COALESCE_BYTES)
+        self._add(len(spans), 0)
+        parts = await blobs.get_ranges(key, ranges, if_match=if_match or None, exact=exact)
+        self._add(0, sum(map(len, parts)))
         return parts
 
     async def head(self, location: str) -> BlobMeta:

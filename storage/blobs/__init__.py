@@ -44,8 +44,22 @@ class Blobs(Protocol):
         """Return bytes [start, limit), cut at the blob's end. Raises `NotFoundError`; `InvalidError`: start > limit."""
         ...
 
-    async def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return one byte string per [start, limit) pair, near ranges coalesced into one request."""
+    async def get_range_with_etag(
+        self, key: str, start: int, limit: int, *, if_match: str | None = None
+    ) -> tuple[bytes, str]:
+        """Return what `get_range` does, and the etag of the blob that it was read of; ``if_match`` as `get_ranges`."""
+        ...
+
+    async def get_ranges(
+        self, key: str, ranges: Sequence[tuple[int, int]], *, if_match: str | None = None, exact: bool = False
+    ) -> list[bytes]:
+        """Return one byte string per [start, limit) pair, near ranges coalesced into one request.
+
+        Parameters
+        ----------
+        if_match : read only while the blob's etag is this one. Raises `ConflictError` if it is another
+        exact : each range that is not empty is one request of its own, and all run at once
+        """
         ...
 
     async def head(self, key: str) -> BlobMeta:

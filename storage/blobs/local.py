@@ -26,9 +26,10 @@ from typing import TypeVar
 
 from storage.blobs import BlobMeta
 from storage.blobs.keys import check_condition, check_key, check_prefix, check_ranges
-from storage.blobs.local_files import list_files, meta_of, open_file, read_range, remove_file, translated
+from storage.blobs.local_files import etag_of, list_files, meta_of, open_file, read_range, remove_file, translated
 from storage.blobs.local_put import Condition, put_file
 from storage.clock import Clock
+from storage.errors import ConflictError
 
 __all__ = ["LocalBlobs"]
 
@@ -56,13 +57,34 @@ class LocalBlobs:
     async def get_range(self, key: str, start: int, limit: int) -> bytes:
         return (await self.get_ranges(key, [(start, limit)]))[0]
 
-    async def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    async def get_range_with_etag(
+        self, key: str, start: int, limit: int, *, if_match: str | None = None
+    ) -> tuple[bytes, str]:
+        [part], etag = await self._read_ranges(key, [(start, limit)], if_match)
+        return part, etag
+
+    async def get_ranges(
+        self,
+        key: str,
+        ranges: Sequence[tuple[int, int]],
+        *,
+        if_match: str | None = None,
+        exact: bool = False,  # noqa: ARG002 — there are no requests
+    ) -> list[bytes]:
+        return (await self._read_ranges(key, ranges, if_match))[0]
+
+    async def _read_ranges(
+        self, key: str, ranges: Sequence[tuple[int, int]], if_match: str | None
+    ) -> tuple[list[bytes], str]:
         path = self._path(key)
         check_ranges(ranges)
 
-        def read() -> list[bytes]:
+        def read() -> tuple[list[bytes], str]:
             with open_file(path) as file:
-                return [read_range(file.fileno(), start, limit) for start, limit in ranges]
+                etag = etag_of(os.fstat(file.fileno()))
+                if if_match is not None and etag != if_match:
+                    raise ConflictError("the blob has changed", key=key, if_match=if_match)
+                return [read_range(file.fileno(), start, limit) for start, limit in ranges], etag
 
         return await self._run(key, read)
 

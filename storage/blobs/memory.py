@@ -29,9 +29,24 @@ class MemoryBlobs:
     async def get_range(self, key: str, start: int, limit: int) -> bytes:
         return (await self.get_ranges(key, [(start, limit)]))[0]
 
-    async def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    async def get_range_with_etag(
+        self, key: str, start: int, limit: int, *, if_match: str | None = None
+    ) -> tuple[bytes, str]:
+        [part] = await self.get_ranges(key, [(start, limit)], if_match=if_match)
+        return part, self._find(key)[1].etag
+
+    async def get_ranges(
+        self,
+        key: str,
+        ranges: Sequence[tuple[int, int]],
+        *,
+        if_match: str | None = None,
+        exact: bool = False,  # noqa: ARG002 — there are no requests
+    ) -> list[bytes]:
         check_ranges(ranges)
-        data, _meta = self._find(key)
+        data, meta = self._find(key)
+        if if_match is not None and meta.etag != if_match:
+            raise ConflictError("the blob has changed", key=key, if_match=if_match)
         return [data[start:limit] for start, limit in ranges]
 
     async def head(self, key: str) -> BlobMeta:

@@ -15,19 +15,19 @@ import obstore
 
 from storage.blobs import BlobMeta
 from storage.blobs.keys import check_condition, check_key, check_prefix, check_ranges
+from storage.blobs.ranges import COALESCE_BYTES, coalesce
 from storage.blobs.s3_client import FailedTry, S3Client
 from storage.blobs.s3_errors import OBSTORE_ERRORS
 from storage.blobs.s3_options import S3Options
 from storage.blobs.s3_put import PutRequest, put_blob
 from storage.clock import Clock
-from storage.errors import InvalidError, NotFoundError, UnsupportedError
+from storage.errors import ConflictError, InvalidError, NotFoundError, UnsupportedError
 
 if TYPE_CHECKING:
-    from obstore import ObjectMeta
+    from obstore import GetOptions, ObjectMeta
 
 __all__ = ["S3Blobs", "S3Options"]
 
-_COALESCE_BYTES = 1 << 20
 _FETCHES_MAX = 10
 _LIST_CHUNK = 1000
 _PRESIGN_S_MAX = 7 * 24 * 3600
@@ -51,14 +51,32 @@ class S3Blobs:
     async def get_range(self, key: str, start: int, limit: int) -> bytes:
         return (await self.get_ranges(key, [(start, limit)]))[0]
 
-    async def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    async def get_range_with_etag(
+        self, key: str, start: int, limit: int, *, if_match: str | None = None
+    ) -> tuple[bytes, str]:
+        check_key(key)
+        check_ranges([(start, limit)])
+        return await self._fetch(key, start, limit, if_match)
+
+    async def get_ranges(
+        self, key: str, ranges: Sequence[tuple[int, int]], *, if_match: str | None = None, exact: bool = False
+    ) -> list[bytes]:
         check_key(key)
         check_ranges(ranges)
-        spans = coalesce(ranges, _COALESCE_BYTES)
+        if exact:
+            read = await asyncio.gather(*(self._fetch(key, *pair, if_match) for pair in ranges if pair[0] < pair[1]))
+            parts = iter(read)
+            return [next(parts)[0] if start < limit else b"" for start, limit in ranges]
+        spans = coalesce(ranges, COALESCE_BYTES)
         if not spans:
-            await self.head(key)
+            await self._fetch(key, 0, 0, if_match)
         slots = asyncio.Semaphore(_FETCHES_MAX)
-        fetched = await asyncio.gather(*(self._fetch(key, start, limit, slots) for start, limit in spans))
+
+        async def fetch(start: int, limit: int) -> bytes:
+            async with slots:
+                return (await self._fetch(key, start, limit, if_match))[0]
+
+        fetched = await asyncio.gather(*(fetch(start, limit) for start, limit in spans))
         return [_cut(spans, fetched, start, limit) for start, limit in ranges]
 
     async def head(self, key: str) -> BlobMeta:
@@ -108,17 +126,29 @@ class S3Blobs:
     async def close(self) -> None:
         """Connections close when the object is dropped: obstore offers no other way."""
 
-    async def _fetch(self, key: str, start: int, limit: int, slots: asyncio.Semaphore) -> bytes:
-        async def read() -> bytes:
+    async def _fetch(self, key: str, start: int, limit: int, if_match: str | None) -> tuple[bytes, str]:
+        """Return a range's bytes and the blob's etag in one request; one that holds nothing costs a head."""
+
+        options: GetOptions = {"range": (start, limit)}
+        if if_match is not None:
+            options["if_match"] = if_match
+
+        async def read() -> tuple[bytes, str] | None:
             try:
-                return bytes(await obstore.get_range_async(self._client.reader, key, start=start, end=limit))
+                found = await obstore.get_async(self._client.reader, key, options=options)
+                return bytes(await found.bytes_async()), found.meta["e_tag"] or ""
             except OBSTORE_ERRORS as error:
                 if self._client.failure_of(error, key).kind == "range":
-                    return b""
+                    return None
                 raise
 
-        async with slots:
-            return await self._client.call(key, read)
+        found = await self._client.call(key, read) if start < limit else None
+        if found is None:
+            etag = (await self.head(key)).etag
+            if if_match is not None and etag.strip('"') != if_match.strip('"'):
+                raise ConflictError("the blob has changed", key=key, if_match=if_match)
+            found = b"", etag
+        return found
 
     async def _pages(self, prefix: str, start_after: str | None) -> AsyncIterator[Sequence[BlobMeta]]:
         """Yield the listing of the prefix's folder, chunk by chunk, taken up again after a failure."""
@@ -158,17 +188,6 @@ class S3Blobs:
         empty = [meta.key for meta in metas if meta.size == 0]
         real = dict(zip(empty, await asyncio.gather(*map(exists, empty)), strict=True))
         return [meta for meta in metas if real.get(meta.key, True)]
-
-
-def coalesce(ranges: Sequence[tuple[int, int]], gap: int) -> list[tuple[int, int]]:
-    """Return ascending, disjoint spans that cover every range that is not empty, joined where at most ``gap`` apart."""
-    spans: list[tuple[int, int]] = []
-    for start, limit in sorted(pair for pair in ranges if pair[0] < pair[1]):
-        if spans and start - spans[-1][1] <= gap:
-            spans[-1] = (spans[-1][0], max(spans[-1][1], limit))
-        else:
-            spans.append((start, limit))
-    return spans
 
 
 def _cut(spans: Sequence[tuple[int, int]], fetched: Sequence[bytes], start: int, limit: int) -> bytes:

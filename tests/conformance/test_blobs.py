@@ -285,6 +285,40 @@ async def test_ranges_come_back_in_the_order_asked(blobs: Blobs) -> None:
         await blobs.get_ranges("blob", [(0, 1), (-1, 1)])
 
 
+async def test_ranges_are_read_of_the_blob_with_the_etag_named_or_not_at_all(blobs: Blobs) -> None:
+    content = bytes(range(256)) * (3 << 12)
+    size = len(content)
+    first = await blobs.put("blob", content)
+    ranges = [(0, 10), (12, 20), (4, 4), (size - 5, size + 5), (size + 9, size + 10)]
+    for exact in (False, True):
+        parts = await blobs.get_ranges("blob", ranges, if_match=first.etag, exact=exact)
+        assert parts == [content[start:limit] for start, limit in ranges]
+        assert await blobs.get_ranges("blob", ranges, exact=exact) == parts
+    second = await blobs.put("blob", content[::-1])
+    for exact in (False, True):
+        for asked in (ranges, [(0, 10)], [(size + 9, size + 10)]):
+            with pytest.raises(ConflictError):
+                await blobs.get_ranges("blob", asked, if_match=first.etag, exact=exact)
+        [part] = await blobs.get_ranges("blob", [(0, 10)], if_match=second.etag, exact=exact)
+        assert part == content[:-11:-1]
+        with pytest.raises(NotFoundError):
+            await blobs.get_ranges("no/such", ranges, if_match=first.etag, exact=exact)
+
+
+async def test_a_range_comes_with_the_etag_of_the_blob_it_was_read_of(blobs: Blobs) -> None:
+    first = await blobs.put("blob", b"0123456789")
+    for start, limit in ((0, 4), (8, 12), (3, 3), (10, 12)):
+        read = await blobs.get_range_with_etag("blob", start, limit, if_match=first.etag)
+        assert read == (b"0123456789"[start:limit], first.etag)
+    second = await blobs.put("blob", b"9876543210")
+    assert await blobs.get_range_with_etag("blob", 0, 2) == (b"98", second.etag)
+    for start, limit in ((0, 4), (3, 3), (10, 12)):
+        with pytest.raises(ConflictError):
+            await blobs.get_range_with_etag("blob", start, limit, if_match=first.etag)
+    with pytest.raises(NotFoundError):
+        await blobs.get_range_with_etag("no/such", 0, 4)
+
+
 ODD_KEYS = [
     "100%",
     "a b",

@@ -19,7 +19,8 @@ import pytest
 from benchmarks.http_server import Request, Response
 from benchmarks.s3_facade import S3Facade, serve
 from benchmarks.s3_listing import xml_error
-from storage.blobs.s3 import S3Blobs, coalesce
+from storage.blobs.ranges import coalesce
+from storage.blobs.s3 import S3Blobs
 from storage.blobs.s3_options import S3Options
 from storage.clock import SystemClock
 from storage.errors import (

@@ -42,9 +42,19 @@ class WrappedBlobs:
         await self._after("get_range", key)
         return answer
 
-    async def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    async def get_range_with_etag(
+        self, key: str, start: int, limit: int, *, if_match: str | None = None
+    ) -> tuple[bytes, str]:
+        await self._before("get_range_with_etag", key)
+        answer = await self.inner.get_range_with_etag(key, start, limit, if_match=if_match)
+        await self._after("get_range_with_etag", key)
+        return answer
+
+    async def get_ranges(
+        self, key: str, ranges: Sequence[tuple[int, int]], *, if_match: str | None = None, exact: bool = False
+    ) -> list[bytes]:
         await self._before("get_ranges", key)
-        answer = await self.inner.get_ranges(key, ranges)
+        answer = await self.inner.get_ranges(key, ranges, if_match=if_match, exact=exact)
         await self._after("get_ranges", key)
         return answer
 
