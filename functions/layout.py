@@ -17,10 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from functions.lookup_layout import block_rows, encoding
 from functions.transforms import transform_column
 from storage.clock import Clock
 from storage.errors import InvalidError
 from storage.stores import Stores, join
+from storage.tables.slices import BLOCK_ROWS
 from storage.tables.snapshot import FIELD_ID, PHYSICAL_NAME
 from storage.tables.write import DataFile, PartitionField, TableSpec
 
@@ -30,6 +32,8 @@ TableFormat = Literal["delta", "iceberg"]
 _PUTS_AT_ONCE = 4
 _FOLDER_BYTES_MAX = 200
 """A folder named after a longer value is left out: stores and file systems limit names."""
+_LOOKUP_BYTES_MAX = 1 << 20
+"""A row group that is read for one row: past this its bytes take longer than the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class LayoutSettings:
     target_file_bytes : a file is closed once it has so many, as stored
     keyed_file_bytes : the same for tables with a primary key, whose files are written anew when a row changes
     row_group_rows : rows of a row group; smaller is better for lookups, larger for scans
+    row_group_bytes_max : row groups have fewer rows where they would be longer, as stored; 0 means no limit
+    lookup : encoded to be read a few rows at a time (`functions.lookup_layout`)
     compression_level : of zstd
     bloom_columns : names of columns that get Bloom filters
     sort_bytes_max : rows are sorted in runs of so many bytes of Arrow; more rows make more files that overlap
@@ -47,18 +53,24 @@ class LayoutSettings:
     target_file_bytes: int = 128 << 20
     keyed_file_bytes: int = 32 << 20
     row_group_rows: int = 128 << 10
+    row_group_bytes_max: int = 0
+    lookup: bool = False
     compression_level: int = 3
     bloom_columns: tuple[str, ...] = ()
     sort_bytes_max: int = 256 << 20
 
 
 def layout_of(spec: TableSpec, settings: LayoutSettings | None = None) -> LayoutSettings:
-    """Return the settings with what the table's own properties say: ``firn.target_file_bytes``,
+    """Return the settings with what the table's own properties say: ``firn.target_file_bytes``, ``firn.lookup``,
     ``firn.row_group_rows``, ``firn.compression_level`` and ``firn.bloom_columns`` (comma-separated).
 
     Raises `InvalidError` naming a property that is not a whole number above zero.
     """
     base = settings or LayoutSettings()
+    if spec.properties.get("firn.lookup", "").lower() == "true":
+        own_rows = "firn.row_group_rows" in spec.properties
+        longest = 0 if own_rows else _LOOKUP_BYTES_MAX
+        base = replace(base, lookup=True, row_group_rows=BLOCK_ROWS, row_group_bytes_max=longest)
     names = tuple(name.strip() for name in spec.properties.get("firn.bloom_columns", "").split(",") if name.strip())
     target_bytes = min(base.target_file_bytes, base.keyed_file_bytes) if spec.primary_key else base.target_file_bytes
     return replace(
@@ -290,10 +302,13 @@ def _physical_type(type_: pa.DataType) -> pa.DataType:
 def _encode(plan: _Plan, part: pa.Table) -> list[tuple[bytes, pq.FileMetaData]]:
     """Encode rows as Parquet, a new file whenever one has reached the target size."""
     files = []
+    options = _options(plan, part)
     start, step = 0, plan.settings.row_group_rows
+    if plan.settings.row_group_bytes_max:
+        step = block_rows(part, step, plan.settings.row_group_bytes_max, options)
     while start < part.num_rows:
         sink = pa.BufferOutputStream()
-        with _writer(plan, sink, part.schema) as writer:
+        with pq.ParquetWriter(sink, part.schema, **options) as writer:
             while start < part.num_rows:
                 writer.write_table(part.slice(start, step), row_group_size=step)
                 start += step
@@ -304,21 +319,22 @@ def _encode(plan: _Plan, part: pa.Table) -> list[tuple[bytes, pq.FileMetaData]]:
     return files
 
 
-def _writer(plan: _Plan, sink: pa.BufferOutputStream, inside: pa.Schema) -> pq.ParquetWriter:
+def _options(plan: _Plan, part: pa.Table) -> dict[str, Any]:
+    """Return what `pyarrow.parquet.ParquetWriter` is told beside the schema."""
     physical = {field.name: _physical(field).name for field in plan.schema}
+    inside = part.schema
     ndv = {"ndv": plan.settings.row_group_rows}
     blooms = {physical[name]: ndv for name in plan.settings.bloom_columns if physical.get(name) in inside.names}
-    return pq.ParquetWriter(
-        sink,
-        inside,
-        compression="zstd",
-        compression_level=plan.settings.compression_level,
-        write_page_index=True,
-        write_page_checksum=True,
-        store_schema=False,
-        bloom_filter_options=blooms or None,
-        sorting_columns=_sorting_columns(plan, inside) or None,
-    )
+    return {
+        "compression": "zstd",
+        "compression_level": plan.settings.compression_level,
+        "write_page_index": True,
+        "write_page_checksum": True,
+        "store_schema": False,
+        "bloom_filter_options": blooms or None,
+        "sorting_columns": _sorting_columns(plan, inside) or None,
+        **(encoding(part) if plan.settings.lookup else {}),
+    }
 
 
 def _sorting_columns(plan: _Plan, inside: pa.Schema) -> list[pq.SortingColumn]:

@@ -17,7 +17,7 @@ from catalog.tables import TableEntry
 from functions.widen import Rewritten, discard, rewrite_wider
 from service.write.context import Outcome, Work
 from service.write.mutate import committed_before, repeated
-from service.write.properties import check_properties
+from service.write.properties import checked_properties, property_name
 from service.write.retry import LostError, retried
 from service.write.spec import check_column_type, field_id, numbered
 from service.write.statements import (
@@ -272,9 +272,10 @@ def _widened(spec: TableSpec, format_: str, name: str, kind: pa.DataType, fresh:
 
 
 def _with_properties(spec: TableSpec, given: Mapping[str, str], unset: tuple[str, ...]) -> TableSpec | None:
-    for name in unset:
+    left_out = [property_name(name) for name in unset]
+    for name in left_out:
         if name not in spec.properties:
             raise NotFoundError("the table has no such property", property=name)
-    check_properties(given, spec.schema)
-    properties = {name: value for name, value in spec.properties.items() if name not in unset} | dict(given)
+    kept = {name: value for name, value in spec.properties.items() if name not in left_out}
+    properties = kept | checked_properties(given, spec.schema)
     return None if properties == dict(spec.properties) else replace(spec, properties=properties)

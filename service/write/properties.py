@@ -12,14 +12,23 @@ import pyarrow as pa
 
 from storage.errors import InvalidError
 
-__all__ = ["check_properties"]
+__all__ = ["checked_properties", "property_name"]
 
 _OWN, _STEERING = "firnline.", "firn."
 _INT_MAX = 1 << 62
 
 
-def check_properties(properties: Mapping[str, str], schema: pa.Schema) -> None:
-    """Raise `InvalidError` naming a property that is the table's own or unknown, or the value that it does not take."""
+def property_name(name: str) -> str:
+    """Return the name that a property is stored by: ``lookup`` is short for ``firn.lookup``."""
+    return "firn.lookup" if name == "lookup" else name
+
+
+def checked_properties(given: Mapping[str, str], schema: pa.Schema) -> dict[str, str]:
+    """Return the properties by the names that they are stored by.
+
+    Raises `InvalidError` naming one that is the table's own or unknown, or the value that it does not take.
+    """
+    properties = {property_name(name): value for name, value in given.items()}
     for name, value in properties.items():
         if name.startswith(_OWN):
             raise InvalidError("properties of firnline. are the table's own and cannot be set", property=name)
@@ -38,6 +47,7 @@ def check_properties(properties: Mapping[str, str], schema: pa.Schema) -> None:
                 "firn.bloom_columns names a column that the table does not have", column=column.strip(),
                 columns=", ".join(schema.names),
             )  # fmt: skip
+    return properties
 
 
 def _is_count(text: str) -> bool:
@@ -66,4 +76,6 @@ _KNOWN: dict[str, tuple[Callable[[str], bool], str]] = {
     "firn.bloom_columns": (str.isprintable, "names of columns, with commas between"),
     "firn.retention_hours": (_is_hours, "a number of hours, up to a hundred years"),
     "firn.vacuum_unsafe": (_is_bool, "true or false"),
+    "firn.lookup": (_is_bool, "true or false"),
+    "firn.index_primary_key": (_is_bool, "true or false"),
 }

@@ -7,7 +7,7 @@ from itertools import count
 
 import pyarrow as pa
 
-from service.write.properties import check_properties
+from service.write.properties import checked_properties
 from service.write.statements import CreateTable, Partition, Sort
 from service.write.types import type_name
 from storage.errors import InvalidError, SqlError, UnsupportedError
@@ -44,10 +44,10 @@ def spec_of(statement: CreateTable, columns: Sequence[pa.Field], table_id: str) 
             _check_key(each)
         fields.append(numbered(each.with_nullable(each.nullable and each.name not in key), numbers))
     schema = pa.schema(fields)
-    check_properties(statement.properties, schema)
+    properties = checked_properties(statement.properties, schema)
     return TableSpec(
         table_id, schema, 0, next(numbers) - 1, key, _partitions(statement.partition_by, schema),
-        _order(statement.order_by, schema), dict(statement.properties),
+        _order(statement.order_by, schema), properties,
     )  # fmt: skip
 
 

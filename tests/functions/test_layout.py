@@ -7,6 +7,7 @@ import io
 from collections.abc import AsyncIterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -150,3 +151,35 @@ async def test_a_partition_value_too_long_for_a_name_has_no_folder() -> None:
     spec = TableSpec("t", SCHEMA, partition_by=(PartitionField(3, "identity", "word"),))
     [(file, _rows)] = await written(spec, rows)
     assert file.location.startswith("s3://b/t/data/part-")
+
+
+def lookup_rows(n_rows: int) -> pa.Table:
+    """Rows of 3 columns: a key, long strings that repeat, and strings that do not."""
+    schema = pa.schema([column("id", 1, pa.int64()), column("kind", 2, pa.string()), column("word", 3, pa.string())])
+    kinds = [f"a rather long name of a kind of which there are few {i % 3}" for i in range(n_rows)]
+    return pa.table([pa.array(range(n_rows)), pa.array(kinds), pa.array(map(str, range(n_rows)))], schema=schema)
+
+
+async def test_files_for_lookups_have_small_row_groups_of_plain_values() -> None:
+    rows = lookup_rows(20_000)
+    [(file, stored)] = await written(TableSpec("t", rows.schema, properties={"firn.lookup": "true"}), rows)
+    assert stored.to_pydict() == rows.to_pydict()
+    assert [file.metadata.row_group(i).num_rows for i in range(3)] == [8192, 8192, 3616]
+    key, kind, word = (file.metadata.row_group(0).column(i) for i in range(3))
+    assert [each.has_dictionary_page for each in (key, kind, word)] == [False, True, False]
+    assert key.has_offset_index and key.statistics.max == 8191
+
+
+async def test_files_for_lookups_have_shorter_row_groups_of_wide_rows() -> None:
+    rows = lookup_rows(10_000)
+    blobs = pa.array(map(np.random.default_rng(1).bytes, [500] * 10_000), pa.binary())
+    rows = rows.append_column(column("blob", 4, pa.binary()), blobs)
+    spec = TableSpec("t", rows.schema, properties={"firn.lookup": "true"})
+    [(file, stored)] = await written(spec, rows)
+    sizes = [file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)]
+    assert all(size < 1.1 * (1 << 20) for size in sizes) and len(sizes) > 4
+    assert stored.column("blob").to_pylist() == blobs.to_pylist()
+    [(file, _)] = await written(
+        TableSpec("t", rows.schema, properties={"firn.lookup": "true", "firn.row_group_rows": "9000"}), rows
+    )
+    assert [file.metadata.row_group(i).num_rows for i in range(2)] == [9000, 1000]
