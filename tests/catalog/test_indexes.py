@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from catalog.indexes import IndexColumn, Indexes, IndexEntry, SegmentRef
+from catalog.indexes import IndexColumn, IndexEntry, Indexes, SegmentRef
 from catalog.kv import KV, Put
 from catalog.kv.memory import MemoryKV
 from catalog.kv.sqlite import SqliteKV
