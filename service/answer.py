@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.encode import CONTENT_TYPES, Chunk, error_tail
 from service.executor import Executor, describe_crash, timeout_error
+from service.found import missing_of
 from service.journal import Entry, Journal
 from service.problems import problem_of, send_problem
 from service.statement import Format, Statement
@@ -90,6 +91,7 @@ class _Reply:
         self._send = send
         self._whole = whole
         self._started = False
+        self._missing: int | None = None
 
     async def send_all(self) -> None:
         """Send the result, or the error, or as much of either as can still be sent."""
@@ -105,6 +107,7 @@ class _Reply:
     async def _send_result(self) -> None:
         result = await self._executor.run_encoded(self._statement, self._form)
         self._journal.streaming(self._entry, result)
+        self._missing = missing_of(result.schema)
         async with aclosing(result.chunks) as chunks:
             held = await self._held(chunks)
             if held is not None:
@@ -146,6 +149,8 @@ class _Reply:
             (b"content-type", CONTENT_TYPES[self._form].encode()),
             (b"x-statement-id", self._statement.statement_id.encode()),
         ]
+        if self._missing is not None:
+            headers.append((b"x-firnline-missing", str(self._missing).encode()))
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def _send_error(self, error: FirnlineError) -> None:

@@ -64,8 +64,13 @@ class Engine:
         """Plan and start the statement (see `service.statement.Runner`)."""
         started = time.perf_counter(), time.process_time()
         receipt = Receipt(statement_id=statement.statement_id)
-        parsed = parse(statement.sql, statement.params)
         stores = self.stores.scoped()
+        if statement.lookup is not None:
+            from service.lookup import run_lookup
+
+            rows = await run_lookup(self, self._loading(stores, receipt), statement, receipt)
+            return self._result(rows, receipt, stores, started)
+        parsed = parse(statement.sql, statement.params)
         if parsed.kind == "command":
             text = await run_command(parsed, statement.role, self.tables, stores, self._snapshots, self.clock)
             return self._result(pa.table({"status": [text]}), receipt, stores, started)
@@ -110,7 +115,7 @@ class Engine:
         return await Planner(self._reading, self._loading(stores, receipt), statement, parsed, late, given).plan()
 
     def _loading(self, stores: Stores, receipt: Receipt) -> Loading:
-        return Loading(self.tables, self._snapshots, self.tails, self._known, stores, receipt)
+        return Loading(self.tables, self.indexes, self._snapshots, self.tails, self._known, stores, receipt)
 
     async def _write(self, parsed: Parsed, statement: Statement, receipt: Receipt) -> pa.Table:
         if statement.role == "reader":

@@ -13,11 +13,13 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
 from service.encode import Chunk, encode
+from service.found import members
 from service.limits import limit_batches, limit_bytes, limit_rows
 from service.statement import Format, Limits, Receipt, Result, Runner, Statement
 from service.streams import Stream, close_stream
@@ -122,6 +124,8 @@ def writes(statement: Statement) -> bool:
     # Imported here: what only passes statements on never parses any.
     from service.parse import parse
 
+    if statement.lookup is not None:
+        return False
     try:
         return parse(statement.sql, statement.params).kind != "query"
     except FirnlineError:
@@ -185,7 +189,8 @@ class InlineExecutor:
 
     async def run_encoded(self, statement: Statement, kind: Format) -> EncodedResult:
         result = await self._start(statement, limit_rows)
-        chunks = encode(kind, result, statement_id=statement.statement_id)
+        extra = partial(members, statement, result.schema)
+        chunks = encode(kind, result, statement_id=statement.statement_id, extra=extra)
         return EncodedResult(result.schema, limit_bytes(chunks, statement.limits), result.receipt)
 
     async def _start(

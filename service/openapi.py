@@ -29,6 +29,15 @@ _ANSWER = {
     "row_count": 1,
     "receipt": _RECEIPT,
 }
+_FOUND = {
+    "statement_id": _ID,
+    "columns": [{"name": "id", "type": "int64"}, {"name": "city", "type": "string"}],
+    "rows": [[42, "Bern"], [7, "Basel"]],
+    "row_count": 2,
+    "found": [True, True, False],
+    "missing": [99],
+    "receipt": _RECEIPT,
+}
 _PROBLEM = {
     "type": "https://firnline.dev/errors/SqlError",
     "title": "SqlError",
@@ -57,6 +66,13 @@ _STORED = {
 }
 
 
+_ROUTE = {
+    "enum": ["auto", "lookup", "scan"],
+    "default": "auto",
+    "description": "how rows of pinned keys are found: as costs less, by an index, or never by one",
+}
+
+
 def describe() -> dict[str, Any]:
     """Return the OpenAPI 3.1 document."""
     return {
@@ -79,6 +95,7 @@ def describe() -> dict[str, Any]:
 def _paths() -> dict[str, Any]:
     return {
         "/v1/sql": {"post": _sql()},
+        "/v1/lookup/{name}": {"post": _lookup()},
         "/v1/statements/{id}": {
             "get": _operation("statementState", "State of a statement", _id(), _state("Its state.")),
             "delete": _operation("cancelStatement", "Cancel a statement", _id(), _state("Its state now.")),
@@ -120,6 +137,22 @@ def _sql() -> dict[str, Any]:
     body = {"application/json": {"schema": _ref("SqlRequest"), "examples": examples}}
     responses = _results() | {"202": _body("Accepted (mode async).", "Statement", _STATE)}
     return _operation("runSql", "Run one statement", [], responses) | {
+        "requestBody": {"required": True, "content": body}
+    }
+
+
+def _lookup() -> dict[str, Any]:
+    examples = {
+        "one column": {"value": {"keys": [42, 7, 99]}},
+        "several columns": {"value": {"keys": [["2026-01-31", "Bern"]], "by": ["day", "city"], "columns": ["n"]}},
+    }
+    body = {"application/json": {"schema": _ref("LookupRequest"), "examples": examples}}
+    parameters = [_parameter("name", "path", "namespace.table", {"type": "string"}, "default.trips")]
+    results = _results()
+    results["200"]["content"]["application/json"] = {"schema": _ref("Found"), "example": _FOUND}
+    missing = {"schema": {"type": "integer"}, "description": "how many keys were not found"}
+    results["200"]["headers"] = results["200"]["headers"] | {"X-Firnline-Missing": missing}
+    return _operation("lookUp", "Find rows by their keys", parameters, results) | {
         "requestBody": {"required": True, "content": body}
     }
 
@@ -233,6 +266,34 @@ def _schemas() -> dict[str, Any]:
                 "max_rows": {"type": "integer", "minimum": 1, "description": "a larger result is an error"},
                 "idempotency_key": {"type": "string", "minLength": 1, "maxLength": 255},
                 "mode": {"enum": ["sync", "async"], "default": "sync"},
+                "route": _ROUTE,
+            },
+        },
+        "LookupRequest": {
+            "type": "object",
+            "required": ["keys"],
+            "additionalProperties": False,
+            "properties": {
+                "keys": {"type": "array", "description": "a value each, or an array of values for several columns"},
+                "columns": {"type": "array", "items": text, "description": "else the key's, then the others"},
+                "by": {"type": "array", "items": text, "description": "else the primary key, else the only index"},
+                "format": {"enum": list(FORMATS), "description": "else the Accept header, else json"},
+                "timeout_ms": {"type": "integer", "minimum": 1, "description": "lowers the server's limit"},
+                "route": _ROUTE,
+            },
+        },
+        "Found": {
+            "type": "object",
+            "required": ["statement_id", "columns", "rows", "row_count", "found", "missing", "receipt"],
+            "properties": {
+                "statement_id": text,
+                "columns": {"type": "array", "items": column},
+                "rows": {"type": "array", "items": {"type": "array"}, "description": "in the order of the keys"},
+                "row_count": whole,
+                "found": {"type": "array", "items": {"type": "boolean"}, "description": "of each key"},
+                "missing": {"type": "array", "description": "keys that were not found, as they were sent"},
+                "receipt": anything,
+                "error": _ref("Problem"),
             },
         },
         "Result": {

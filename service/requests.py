@@ -1,23 +1,35 @@
-"""What a client may ask of ``POST /v1/sql``: the request body, read within its limit and checked member by member."""
+"""What a client may ask of ``POST /v1/sql`` and ``/v1/lookup``: the body, within its limit, member by member."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any, Literal, NoReturn
 
 from starlette.types import Receive, Scope
 
 from service.encode import CONTENT_TYPES, FORMATS
-from service.statement import Format, Limits
+from service.statement import Format, Limits, Route
 from storage.errors import CancelledError, InvalidError, TooLargeError
 
-__all__ = ["SqlRequest", "accepted_format", "header", "idempotency_header", "parse_sql_request", "read_body"]
+__all__ = [
+    "LookupRequest",
+    "SqlRequest",
+    "accepted_format",
+    "header",
+    "idempotency_header",
+    "parse_lookup_request",
+    "parse_sql_request",
+    "read_body",
+]
 
-_MEMBERS = ("sql", "params", "format", "timeout_ms", "max_rows", "idempotency_key", "mode")
+_MEMBERS = ("sql", "params", "format", "timeout_ms", "max_rows", "idempotency_key", "mode", "route")
+_LOOKUP_MEMBERS = ("keys", "columns", "by", "format", "timeout_ms", "route")
 _MODES = ("sync", "async")
+_ROUTES = ("auto", "lookup", "scan")
 _KEY_LENGTH_MAX = 255
 _NUMBER_MAX = 2**53
 _JSON_TYPE = "application/json"
@@ -42,6 +54,7 @@ class SqlRequest:
     max_rows: int | None = None
     idempotency_key: str | None = None
     mode: Literal["sync", "async"] = "sync"
+    route: Route = "auto"
 
     def limits(self, given: Limits) -> Limits:
         """Return the server's limits, lowered to what the request asks; a request cannot raise them."""
@@ -50,6 +63,22 @@ class SqlRequest:
             timeout_ms=_lower(given.timeout_ms, self.timeout_ms),
             result_rows_max=_lower(given.result_rows_max, self.max_rows),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class LookupRequest:
+    """A checked request body of a look-up."""
+
+    keys: list[Any]
+    columns: tuple[str, ...] | None = None
+    by: tuple[str, ...] = ()
+    format: Format | None = None
+    timeout_ms: int | None = None
+    route: Route = "auto"
+
+    def limits(self, given: Limits) -> Limits:
+        """Return the server's limits, lowered to what the request asks."""
+        return replace(given, timeout_ms=_lower(given.timeout_ms, self.timeout_ms))
 
 
 def _lower(limit: int, asked: int | None) -> int:
@@ -92,19 +121,7 @@ def _too_large(limit: int) -> NoReturn:
 
 def parse_sql_request(scope: Scope, body: bytes) -> SqlRequest:
     """Return the checked request. Raises `InvalidError` naming the member that is wrong."""
-    content_type = header(scope, b"content-type").partition(";")[0].strip().lower()
-    # A web page may post such types to any site, this machine's own ports included, but its browser says so.
-    from_a_page = bool(header(scope, b"origin"))
-    if content_type != _JSON_TYPE and (content_type not in _UNSTATED_TYPES or from_a_page):
-        raise MediaTypeError("send the statement as application/json", content_type=content_type)
-    value = _parse_json(body)
-    if not isinstance(value, dict):
-        raise InvalidError('the body must be a JSON object such as {"sql": "SELECT 1"}', got=type(value).__name__)
-    for name in value:
-        if name not in _MEMBERS:
-            near = get_close_matches(name, _MEMBERS, 1)
-            hint = f'; did you mean "{near[0]}"?' if near else f"; there are {', '.join(_MEMBERS)}"
-            raise InvalidError(f"unknown member of the body{hint}", member=name[:80])
+    value = _object(scope, body, _MEMBERS, '{"sql": "SELECT 1"}')
     return SqlRequest(
         sql=_sql(value.get("sql")),
         params=_params(value.get("params")),
@@ -113,12 +130,60 @@ def parse_sql_request(scope: Scope, body: bytes) -> SqlRequest:
         max_rows=_whole(value, "max_rows"),
         idempotency_key=_key(value.get("idempotency_key")),
         mode=_choice(value, "mode", _MODES) or "sync",
+        route=_choice(value, "route", _ROUTES) or "auto",
     )
 
 
-def _parse_json(body: bytes) -> Any:
+def parse_lookup_request(scope: Scope, body: bytes) -> LookupRequest:
+    """Return the checked request of a look-up. Raises `InvalidError` naming the member that is wrong."""
+    value = _object(scope, body, _LOOKUP_MEMBERS, '{"keys": [1, 2]}', parse_float=Decimal)
+    keys = value.get("keys")
+    if not isinstance(keys, list):
+        raise InvalidError('the body needs the member "keys", an array', got=type(keys).__name__)
+    return LookupRequest(
+        keys=keys,
+        columns=_names(value, "columns"),
+        by=_names(value, "by") or (),
+        format=_choice(value, "format", FORMATS) or accepted_format(scope),
+        timeout_ms=_whole(value, "timeout_ms"),
+        route=_choice(value, "route", _ROUTES) or "auto",
+    )
+
+
+def _names(value: Mapping[str, Any], member: str) -> tuple[str, ...] | None:
+    """Return column names: an array of them, or one."""
+    found = value.get(member)
+    if found is None:
+        return None
+    names = [found] if isinstance(found, str) else found
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InvalidError(f'"{member}" must be an array of column names', member=member, got=str(found)[:80])
+    return tuple(names)
+
+
+def _object(
+    scope: Scope, body: bytes, members: tuple[str, ...], example: str, parse_float: Callable[[str], Any] = float
+) -> dict[str, Any]:
+    """Return the body's JSON object, which has none but these members."""
+    content_type = header(scope, b"content-type").partition(";")[0].strip().lower()
+    # A web page may post such types to any site, this machine's own ports included, but its browser says so.
+    from_a_page = bool(header(scope, b"origin"))
+    if content_type != _JSON_TYPE and (content_type not in _UNSTATED_TYPES or from_a_page):
+        raise MediaTypeError("send the statement as application/json", content_type=content_type)
+    value = _parse_json(body, parse_float)
+    if not isinstance(value, dict):
+        raise InvalidError(f"the body must be a JSON object such as {example}", got=type(value).__name__)
+    for name in value:
+        if name not in members:
+            near = get_close_matches(name, members, 1)
+            hint = f'; did you mean "{near[0]}"?' if near else f"; there are {', '.join(members)}"
+            raise InvalidError(f"unknown member of the body{hint}", member=name[:80])
+    return value
+
+
+def _parse_json(body: bytes, parse_float: Callable[[str], Any]) -> Any:
     try:
-        return json.loads(body.decode("utf-8-sig"), parse_constant=_no_constant)
+        return json.loads(body.decode("utf-8-sig"), parse_constant=_no_constant, parse_float=parse_float)
     except RecursionError:
         raise InvalidError("the JSON of the body is nested too deeply") from None
     except UnicodeDecodeError:

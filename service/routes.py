@@ -25,8 +25,8 @@ from service.jobs import Job, JobStore
 from service.journal import Journal
 from service.metrics import METRICS_TYPE, Metrics
 from service.problems import send_json
-from service.requests import accepted_format, idempotency_header, parse_sql_request, read_body
-from service.statement import Format, Limits, Receipt, Result, Statement
+from service.requests import accepted_format, idempotency_header, parse_lookup_request, parse_sql_request, read_body
+from service.statement import Format, KeyLookup, Limits, Receipt, Result, Statement
 from storage.clock import Clock
 from storage.errors import (
     CancelledError,
@@ -88,6 +88,7 @@ def routes(service: Service) -> list[tuple[str, str, Handler]]:
     bound = _Routes(service)
     return [
         ("POST", "/v1/sql", bound.sql),
+        ("POST", "/v1/lookup/{name}", bound.lookup),
         ("GET", "/v1/statements/{id}", bound.statement),
         ("GET", "/v1/statements/{id}/result", bound.result),
         ("DELETE", "/v1/statements/{id}", bound.cancel),
@@ -118,6 +119,7 @@ class _Routes:
             role=caller.role,
             limits=asked.limits(service.limits),
             idempotency_key=asked.idempotency_key or idempotency_header(call.scope),
+            route=asked.route,
         )
         request_id = call.scope["firnline.request_id"]
         if asked.mode == "async" and service.jobs is None:
@@ -133,6 +135,28 @@ class _Routes:
             headers = {"Location": location, "X-Statement-Id": statement_id}
             await send_json(call.send, job.to_dict() | _links(job), status=202, headers=headers)
             return
+        await answer(service.executor, service.journal, entry, statement, form, call.scope, call.receive, call.send)
+
+    async def lookup(self, call: Call) -> None:
+        """Find rows by their keys."""
+        service = self._service
+        statement_id = service.clock.new_id()
+        call.scope["firnline.statement_id"] = statement_id
+        caller = await service.auth.caller(call.scope)
+        body = await read_body(call.scope, call.receive, service.body_bytes_max)
+        asked = parse_lookup_request(call.scope, body)
+        form: Format = asked.format or "json"
+        statement = Statement(
+            sql="",
+            statement_id=statement_id,
+            role=caller.role,
+            limits=asked.limits(service.limits),
+            route=asked.route,
+            lookup=KeyLookup(_table_name(call.scope), asked.keys, asked.by, asked.columns),
+        )
+        entry = service.journal.begin(
+            statement_id, call.scope["firnline.request_id"], caller.owner, mode="sync", form=form
+        )
         await answer(service.executor, service.journal, entry, statement, form, call.scope, call.receive, call.send)
 
     async def statement(self, call: Call) -> None:
@@ -201,10 +225,7 @@ class _Routes:
     async def table(self, call: Call) -> None:
         """Describe one table."""
         await self._service.auth.caller(call.scope)
-        namespace, dot, name = call.scope["path_params"]["name"].partition(".")
-        if not dot:
-            namespace, name = "default", namespace
-        await send_json(call.send, await self._service.catalog.describe_table(namespace, name))
+        await send_json(call.send, await self._service.catalog.describe_table(*_table_name(call.scope)))
 
     async def healthz(self, call: Call) -> None:
         """Say that the process answers."""
@@ -245,6 +266,11 @@ class _Routes:
             own = _page_url(job, number)
             found.append({"page": number, "rows": page.rows, "bytes": page.bytes, "href": own, "arrow_url": url})
         return {"result": found}
+
+
+def _table_name(scope: Scope) -> tuple[str, str]:
+    namespace, dot, name = scope["path_params"]["name"].partition(".")
+    return (namespace, name) if dot else ("default", namespace)
 
 
 def _statement_id(scope: Scope) -> str:

@@ -27,6 +27,7 @@ import pyarrow as pa
 
 from service.encode import Chunk, encode
 from service.executor import describe_crash
+from service.found import members
 from service.frames import Frames, Kind
 from service.limits import limit_bytes, limit_rows
 from service.memory import rss_bytes
@@ -100,7 +101,9 @@ class _Worker:
     async def _stream(self, statement: Statement, form: Format | None, result: Result) -> dict[str, object]:
         await self._frames.send(Kind.SCHEMA, memoryview(result.schema.serialize()))
         limited = Result(result.schema, limit_rows(result.batches, statement.limits), result.receipt)
-        encoded = _pages(limited) if form is None else encode(form, limited, statement_id=statement.statement_id)
+        extra = partial(members, statement, result.schema)
+        id_ = statement.statement_id
+        encoded = _pages(limited) if form is None else encode(form, limited, statement_id=id_, extra=extra)
         chunks = limit_bytes(encoded, statement.limits)
         async with aclosing(chunks):
             async for chunk in chunks:
