@@ -1,8 +1,8 @@
 """How files are encoded that are read a few rows at a time (table property ``firn.lookup``).
 
 One block of rows should be one ranged read, and cheap to decode: a small row group is both. Values are stored plain and
-compressed with zstd, which for row groups of 8,192 rows took less space than dictionaries (TPC-H lineitem: 0.87) and less
-CPU time to decode (0.65); only long strings that repeat keep a dictionary. Decimals of up to 18 digits are integers.
+compressed with zstd, which for row groups of 8,192 rows took less space than dictionaries (TPC-H lineitem: 0.87) and
+less CPU time to decode (0.65); only long strings that repeat keep one. Decimals of up to 18 digits are integers.
 lz4 would decode in 0.6 of zstd's time, and take 1.8 of its bytes.
 """
 
