@@ -44,6 +44,7 @@ class TableTail:
     keys : for a table with a primary key, the keys that are written or deleted, each once
     state : differs whenever the rows could
     n_bytes : that its rows take in memory
+    source : the same rows as they are held, for `functions.tail_index`; None: there are none
     """
 
     schema: pa.Schema
@@ -53,6 +54,7 @@ class TableTail:
     keys: tuple[pa.RecordBatch, ...] | None = None
     state: object = None
     n_bytes: int = 0
+    source: TailRows | None = None
 
     @property
     def limit(self) -> int:
@@ -74,9 +76,14 @@ class TableTail:
         return not self.batches and not self.keys
 
     @property
+    def row_schema(self) -> pa.Schema:
+        """Of the rows: the snapshot's columns, which may all be null, without metadata."""
+        return pa.schema([plain(each).with_nullable(True) for each in self.schema])
+
+    @property
     def rows(self) -> pa.Table:
         """Live rows as one table."""
-        return pa.Table.from_batches(self.batches, pa.schema([plain(each).with_nullable(True) for each in self.schema]))
+        return pa.Table.from_batches(self.batches, self.row_schema)
 
 
 class Tails:
@@ -269,4 +276,4 @@ class _Shard:
         if rows is None or held.start != start or not rows.fits(entry, snapshot.schema):
             # Another statement went on with it meanwhile.
             return None
-        return TableTail(snapshot.schema, since, start, rows.batches, rows.keys, rows.state, rows.n_bytes)
+        return TableTail(snapshot.schema, since, start, rows.batches, rows.keys, rows.state, rows.n_bytes, rows)

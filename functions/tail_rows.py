@@ -6,6 +6,9 @@ that overriding a row copies few others.
 
 With a primary key a run has at most one row of each key, and a key is in one run only: its newest. A deletion is a row
 too, with nulls beside its key. What a newer run overrides is found by the keys' hashes and then by the keys themselves.
+
+Each row has a *row id*, given once and growing with the records, which stays when its run is merged or filtered. Ids
+grow through the runs, so an index from keys to ids (`functions.tail_index`) serves a state and all that follow it.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,42 +27,53 @@ from functions.keys import key_columns, key_hashes, last_indices
 from functions.records import decode, key_names, plain, project
 from storage.log import LogRecord, RecordKind
 
-__all__ = ["TailRows"]
+__all__ = ["Run", "TailLine", "TailRows"]
 
 _BATCH_ROWS = 16_384
 _RUN_ROWS = 65_536
 _FEW = 16
+_ROW_BYTES = 41
+"""Of a row's sequence, hash, id and deletion, and of its entry in an index."""
 
 
 @dataclass(frozen=True)
-class _Run:
-    """Rows, each with the sequence of its record; ``hashes`` of their keys (columns ``names``), and the deletions."""
+class Run:
+    """Rows, each with the sequence of its record; ``hashes`` of their keys (columns ``names``), and the deletions.
+
+    ids : int64[n], growing
+    hashed : by other columns, a row and the hashes from it on, as `functions.tail_index` keeps them
+    bounds : least and greatest value of columns, kept likewise
+    """
 
     names: tuple[str, ...]
     rows: pa.Table
     sequences: np.ndarray
     hashes: np.ndarray
     deleted: np.ndarray
+    ids: np.ndarray
+    hashed: dict[tuple[str, ...], tuple[int, np.ndarray]] = field(default_factory=dict, compare=False)
+    bounds: dict[str, pa.StructScalar] = field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
 
-    def where(self, mask: np.ndarray) -> _Run:
+    def where(self, mask: np.ndarray) -> Run:
         """Return the rows where ``mask`` (bool[n]) holds."""
         if mask.all():
             return self
         rows = self.rows.filter(pa.array(mask))
-        return _Run(self.names, rows, self.sequences[mask], self.hashes[mask] if len(self.hashes) else self.hashes,
-                    self.deleted[mask] if len(self.deleted) else self.deleted)  # fmt: skip
+        return Run(self.names, rows, self.sequences[mask], self.hashes[mask] if len(self.hashes) else self.hashes,
+                    self.deleted[mask] if len(self.deleted) else self.deleted, self.ids[mask])  # fmt: skip
 
-    def parts(self) -> list[_Run]:
+    def parts(self) -> list[Run]:
         """Return the rows in runs of a bounded number of rows, which are not copied."""
         return [self._slice(start, start + _RUN_ROWS) for start in range(0, len(self), _RUN_ROWS)]
 
-    def _slice(self, start: int, limit: int) -> _Run:
-        return _Run(
+    def _slice(self, start: int, limit: int) -> Run:
+        return Run(
             self.names, self.rows.slice(start, limit - start),
             self.sequences[start:limit], self.hashes[start:limit], self.deleted[start:limit],
+            self.ids[start:limit],
         )  # fmt: skip
 
     @cached_property
@@ -73,6 +88,29 @@ class _Run:
         return tuple(key_columns(self.rows, self.names).to_batches(max_chunksize=_BATCH_ROWS))
 
 
+@dataclass
+class TailLine:
+    """What the successive states of one table's tail share.
+
+    n_ids, n_states : that were given so far
+    indexes : by the columns of a key, the last that was made; read and set as a whole
+    """
+
+    n_ids: int = 0
+    n_states: int = 0
+    indexes: dict[tuple[str, ...], Any] = field(default_factory=dict)
+
+    def next_state(self) -> int:
+        """Return a number above those of all earlier states."""
+        self.n_states += 1
+        return self.n_states
+
+    def next_ids(self, n: int) -> np.ndarray:
+        """Return ``n`` row ids above all earlier ones."""
+        self.n_ids += n
+        return np.arange(self.n_ids - n, self.n_ids)
+
+
 @dataclass(frozen=True)
 class TailRows:
     """What a table's records from some sequence on leave of its rows. Never changes.
@@ -80,12 +118,15 @@ class TailRows:
     schema : the snapshot's, which rows are fitted to
     keys_named : the primary key's columns as ``schema`` names them
     state : differs whenever the rows could
+    number : of this state in its line; a state has rows of its own or of earlier states only
     """
 
     schema: pa.Schema
     keys_named: tuple[str, ...]
-    runs: tuple[_Run, ...] = ()
+    runs: tuple[Run, ...] = ()
     state: object = field(default_factory=object)
+    line: TailLine = field(default_factory=TailLine, compare=False)
+    number: int = 0
 
     @classmethod
     def empty(cls, entry: TableEntry, schema: pa.Schema) -> TailRows:
@@ -97,8 +138,13 @@ class TailRows:
         return self.schema.equals(schema, check_metadata=True) and self.keys_named == key_names(entry, schema)
 
     @cached_property
+    def first_ids(self) -> np.ndarray:
+        """Of each run: int64[n_runs], growing."""
+        return np.array([run.ids[0] for run in self.runs], np.int64)
+
+    @cached_property
     def n_bytes(self) -> int:
-        return sum(run.rows.nbytes + 17 * len(run) for run in self.runs)
+        return sum(run.rows.nbytes + _ROW_BYTES * len(run) for run in self.runs)
 
     @cached_property
     def batches(self) -> tuple[pa.RecordBatch, ...]:
@@ -117,7 +163,7 @@ class TailRows:
         if not any(len(run) and run.sequences.min() < sequence for run in self.runs):
             return self
         kept = (run.where(run.sequences >= sequence) for run in self.runs)
-        return TailRows(self.schema, self.keys_named, tuple(run for run in kept if len(run)))
+        return self._followed_by(tuple(run for run in kept if len(run)))
 
     def then(self, records: Sequence[LogRecord], entry: TableEntry) -> TailRows:
         """Return the rows brought forward by the records that follow. Raises as `functions.records.rows_of`."""
@@ -135,9 +181,12 @@ class TailRows:
         while len(runs) > 1 and len(runs[-2]) <= 2 * len(runs[-1]) and len(runs[-2]) + len(runs[-1]) <= _RUN_ROWS:
             last = runs.pop()
             runs[-1] = _joined([runs[-1], last])
-        return TailRows(self.schema, self.keys_named, tuple(runs))
+        return self._followed_by(tuple(runs))
 
-    def _part(self, records: list[LogRecord], entry: TableEntry) -> _Run:
+    def _followed_by(self, runs: tuple[Run, ...]) -> TailRows:
+        return TailRows(self.schema, self.keys_named, runs, line=self.line, number=self.line.next_state())
+
+    def _part(self, records: list[LogRecord], entry: TableEntry) -> Run:
         """Return the rows of records of one schema and kind."""
         first = records[0].record
         decoded = [decode(each.record) for each in records]
@@ -146,7 +195,7 @@ class TailRows:
         deleted = np.full(len(sequences), first.kind is RecordKind.DELETE)
         whole = self._whole(rows)
         hashes = key_hashes(whole, self.keys_named) if self.keys_named else np.empty(0, np.uint64)
-        return _Run(self.keys_named, whole, sequences, hashes, deleted)
+        return Run(self.keys_named, whole, sequences, hashes, deleted, self.line.next_ids(len(sequences)))
 
     def _whole(self, rows: pa.Table) -> pa.Table:
         """Return the rows with all columns: nulls in those that a deletion lacks."""
@@ -157,12 +206,12 @@ class TailRows:
         ]
         return pa.Table.from_arrays(columns, schema=pa.schema(fields))
 
-    def _without_earlier(self, run: _Run) -> _Run:
+    def _without_earlier(self, run: Run) -> Run:
         kept = np.zeros(len(run), dtype=bool)
         kept[last_indices(run.rows, self.keys_named)] = True
         return run.where(kept)
 
-    def _not_in(self, run: _Run, newer: _Run, hashes: np.ndarray) -> _Run:
+    def _not_in(self, run: Run, newer: Run, hashes: np.ndarray) -> Run:
         """Return the rows of ``run`` whose keys ``newer`` does not have; ``hashes`` are its, in order."""
         met = _among(run.hashes, hashes)
         if not met.any():
@@ -176,15 +225,16 @@ class TailRows:
         return run.where(~met)
 
 
-def _joined(runs: Sequence[_Run]) -> _Run:
+def _joined(runs: Sequence[Run]) -> Run:
     if len(runs) == 1:
         return runs[0]
-    return _Run(
+    return Run(
         runs[0].names,
         pa.concat_tables([run.rows for run in runs]).combine_chunks(),
         np.concatenate([run.sequences for run in runs]),
         np.concatenate([run.hashes for run in runs]),
         np.concatenate([run.deleted for run in runs]),
+        np.concatenate([run.ids for run in runs]),
     )
 
 
