@@ -77,11 +77,13 @@ Predicate = Unknown | Compare | In | StartsWith | IsNull | And | Or
 
 @dataclass(frozen=True, slots=True)
 class TableFilter:
-    """One scan of a table in a plan: its name as the plan has it, and what is asked of its rows."""
+    """One scan of a table in a plan: its name as the plan has it, what is asked of its rows, and which columns it gives
+    to what is above it; its own filters may name others."""
 
     schema: str | None
     table: str
     predicate: Predicate
+    columns: tuple[str, ...] = ()
 
 
 def scans(plan: LogicalPlan) -> list[TableFilter]:
@@ -100,7 +102,8 @@ def _walk(plan: LogicalPlan, above: list[Predicate], found: list[TableFilter]) -
     if kind == "TableScan":
         _catalog, schema, table = node.fqn()
         terms = [*above, *map(from_expr, node.filters())]
-        found.append(TableFilter(schema, table, And(tuple(terms))))
+        columns = tuple(name for _place, name in node.projection())
+        found.append(TableFilter(schema, table, And(tuple(terms)), columns))
         return
     if kind == "Filter":
         above = [*above, from_expr(node.predicate())]

@@ -55,6 +55,7 @@ class TableScan:
     n_native_scans : distinct native scans in the view
     slow_reasons : why files are merged on read → how many
     tail : rows of the log that ``table`` has too; None for a table that no log feeds, or as of an earlier version
+    route : how its rows are found, where an index has a say
     """
 
     snapshot: Snapshot
@@ -65,6 +66,7 @@ class TableScan:
     n_slow: int
     slow_reasons: dict[str, int] = field(default_factory=dict)
     tail: TableTail | None = None
+    route: str = ""
 
     @property
     def n_scanned(self) -> int:

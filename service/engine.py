@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -95,6 +96,9 @@ class Engine:
         """
         parsed = parse(sql, params)
         stores = self.stores.scoped()
+        if statement.route == "lookup" and statement.lookup is None:
+            # A look-up is asked of what the statement reads, and several queries may do that: each as it can.
+            statement = replace(statement, route="auto")
         planned = await self._plan(statement, parsed, receipt, stores, tables)
         receipt.requests += stores.count.requests
         receipt.metadata_bytes += stores.count.bytes

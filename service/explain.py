@@ -29,6 +29,8 @@ def _describe(scan: TableScan) -> str:
         parts.append(f"merge_on_read={scan.n_slow} files ({reasons})")
     if scan.tail is not None:
         parts.append(_describe_tail(scan.tail))
+    if scan.route:
+        parts.append(f"route=({scan.route})")
     return " ".join([*parts, f"location={snapshot.location}"])
 
 

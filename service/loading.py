@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from catalog.indexes import IndexEntry, Indexes
 from catalog.tables import TableEntry, Tables
 from functions.tail import TableTail, Tails
 from service.snapshots import SnapshotCache
@@ -39,6 +40,7 @@ class Known:
     entries: Mapping[TableName, TableEntry] | None = None
     marks_before: Mapping[int, int] = field(default_factory=dict)
     namespaces: tuple[str, ...] = ()
+    indexes: Mapping[str, tuple[IndexEntry, ...]] = field(default_factory=dict)
     folded: Mapping[int, int] | None = None
 
 
@@ -60,6 +62,7 @@ class Loading:
     """Loads the tables of one statement."""
 
     tables: Tables
+    indexes: Indexes
     snapshots: SnapshotCache
     tails: Tails
     known: Known
@@ -74,7 +77,9 @@ class Loading:
         """Load what the catalog lists. Raises `UnavailableError` if it is away and was never heard."""
         marks = self.known.folded or {}
         try:
-            entries, namespaces = await asyncio.gather(self.tables.all(), self.tables.namespaces())
+            entries, namespaces, indexes = await asyncio.gather(
+                self.tables.all(), self.tables.namespaces(), self.indexes.all()
+            )
         except UnavailableError:
             if self.known.entries is None:
                 raise
@@ -82,8 +87,13 @@ class Loading:
         else:
             self.known.entries = {(entry.namespace, entry.name): entry for entry in entries}
             self.known.namespaces, self.known.marks_before = tuple(namespaces), marks
+            self.known.indexes = indexes
         self.entries, self.namespaces = self.known.entries, self.known.namespaces
         self._marks_before = self.known.marks_before
+
+    def indexes_of(self, loaded: Loaded) -> tuple[IndexEntry, ...]:
+        """Return the indexes of a table of the catalog, as they were when its names were loaded."""
+        return self.known.indexes.get(loaded.entry.id, ()) if loaded.entry is not None else ()
 
     async def load(self, entry: TableEntry, at: At | None = None, *, tail: bool = True) -> Loaded:
         """Return a table of the catalog; with its tail, unless a version is asked for.

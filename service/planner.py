@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from datafusion.catalog import Table
 
 from catalog.tables import DEFAULT_NAMESPACE, TableEntry
 from functions.errors import is_panic, translate
+from functions.lookup_scan import with_found, with_plan
+from functions.predicate import TableFilter
 from functions.predicate import scans as scans_of
 from functions.prune import may_match
 from functions.records import key_names, plain
@@ -27,8 +29,9 @@ from service.listing import listing
 from service.loading import Loaded, Loading, TableName
 from service.parse import Parsed, TableRef
 from service.reading import Reading
+from service.route import Asking, Routed, choose
 from service.statement import Statement
-from storage.errors import FirnlineError, LimitError, NotFoundError, UnavailableError
+from storage.errors import FirnlineError, InvalidError, LimitError, NotFoundError, UnavailableError
 from storage.tables.snapshot import At, Snapshot
 
 __all__ = ["Planned", "Planner", "retyped"]
@@ -68,6 +71,7 @@ class Planner:
         self._late = late
         self._failure: FirnlineError | None = None
         self._asked: set[TableName] = set()
+        self._filters: dict[TableName, list[TableFilter]] = {}
         self._loop = asyncio.get_running_loop()
 
     async def plan(self) -> Planned:
@@ -85,14 +89,16 @@ class Planner:
             return await self._session.in_planner(self._collect_catalog, {})
         await self._keep_exact()
         lists_catalog = "information_schema" in self._parsed.words
-        if lists_catalog or self._may_prune():
+        if lists_catalog or self._may_prune() or self._may_look_up():
             wanted = await self._session.in_planner(self._wanted_files)
         else:
             wanted = {name: np.ones(len(self._snapshot(name).files), dtype=bool) for name in self._tables}
-        scans = await self._make_scans(wanted)
+        routes = {} if lists_catalog else await self._choose_routes(wanted)
+        scans = await self._make_scans(wanted, routes)
         finish = self._collect_catalog if lists_catalog else self._physical
         planned = await self._session.in_planner(finish, scans)
         self._count(planned.scans)
+        self._check_forced(planned.scans)
         return planned
 
     # Names and snapshots
@@ -184,6 +190,11 @@ class Planner:
         found = self._tables.values()
         return any(isinstance(each, FirnlineError) or len(each.snapshot.files) > 1 for each in found)
 
+    def _may_look_up(self) -> bool:
+        """Tell whether a table has an index; which keys are asked for is read off the plan over stubs."""
+        return any(not isinstance(each, FirnlineError) and self._loading.indexes_of(each) for each in
+                   self._tables.values())  # fmt: skip
+
     def _loaded(self, name: TableName) -> Loaded:
         found = self._tables[name]
         if isinstance(found, FirnlineError):
@@ -196,13 +207,14 @@ class Planner:
     def _mask(self, name: TableName, plan: LogicalPlan) -> np.ndarray:
         snapshot = self._snapshot(name)
         every = np.ones(len(snapshot.files), dtype=bool)
-        if len(snapshot.files) <= 1:
+        if len(snapshot.files) <= 1 and not self._loading.indexes_of(self._loaded(name)):
             return every
         found = [s for s in scans_of(plan) if (s.schema or DEFAULT_NAMESPACE, s.table) == name]
         # Scans inside scalar subqueries have no node that the walk reaches, but the plan's text has them all.
         shown = _count_scans(plan.display_indent(), name)
         if shown > len(found):
             return every
+        self._filters[name] = found
         masks = [~every, *(may_match(snapshot, each.predicate) for each in found)]
         return np.asarray(np.logical_or.reduce(masks))
 
@@ -249,11 +261,48 @@ class Planner:
             return UnavailableError("the catalog does not answer, and this process does not know the table; retry")
         return found
 
+    # Routes
+
+    async def _choose_routes(self, wanted: Mapping[TableName, np.ndarray]) -> dict[TableName, Routed]:
+        """Return how the rows of each table with an index are found."""
+        reading, route = self._reading, self._statement.route
+        asking = {name: found for name, mask in wanted.items() if (found := self._asking(name, mask)) is not None}
+        chosen = [choose(reading.models, reading.looked_up, each, route) for each in asking.values()]
+        return dict(zip(asking, await asyncio.gather(*chosen), strict=True))
+
+    def _asking(self, name: TableName, mask: np.ndarray) -> Asking | None:
+        loaded = self._loaded(name)
+        indexes = self._loading.indexes_of(loaded)
+        if not indexes:
+            return None
+        filters = self._filters.get(name, [])
+        named = self._parsed.words.union(*(each.columns for each in filters))
+        schema = loaded.snapshot.schema
+        columns = {each for each in schema.names if each in named}
+        if loaded.tail is not None and loaded.entry is not None and loaded.tail.keys:
+            columns |= set(key_names(loaded.entry, schema))
+        return Asking(
+            loaded.snapshot, indexes, [each.predicate for each in filters],
+            [each for each in schema.names if each in columns], mask,
+        )  # fmt: skip
+
+    def _check_forced(self, scans: Mapping[str, TableScan]) -> None:
+        """Raise `InvalidError` if look-ups were asked for and no index serves any table."""
+        if self._statement.route != "lookup" or any(each.route.startswith("lookup") for each in scans.values()):
+            return
+        reasons = [f"{shown}: {each.route.removeprefix('scan: ') or 'has no index'}" for shown, each in scans.items()]
+        raise InvalidError(
+            "no index serves any table of the statement; leave the route out, or pin an index's columns",
+            reason="; ".join(reasons) or "it reads no table",
+        )
+
     # Scans and the physical plan
 
-    async def _make_scans(self, wanted: Mapping[TableName, np.ndarray]) -> dict[TableName, TableScan]:
+    async def _make_scans(
+        self, wanted: Mapping[TableName, np.ndarray], routes: Mapping[TableName, Routed]
+    ) -> dict[TableName, TableScan]:
         limit = self._statement.limits.scan_bytes_max
-        total = sum(int(self._snapshot(name).files.sizes[mask].sum()) for name, mask in wanted.items())
+        total = sum(self._bytes(name, mask, routes.get(name)) for name, mask in wanted.items())
         total += sum(tail.n_bytes for name in wanted if (tail := self._loaded(name).tail) is not None)
         if limit and total > limit:
             raise LimitError(
@@ -262,23 +311,49 @@ class Planner:
             )  # fmt: skip
         late = self._late and not self._remote(wanted)
         try:
-            works = [self._make_scan(self._loaded(name), mask, late) for name, mask in wanted.items()]
+            works = [self._make_scan(self._loaded(name), mask, late, routes.get(name)) for name, mask in wanted.items()]
             return dict(zip(wanted, await asyncio.gather(*works), strict=True))
         except BaseException as error:
             raise self._translated(error) from error
 
-    async def _make_scan(self, loaded: Loaded, mask: np.ndarray, late: bool) -> TableScan:
-        reading, snapshot = self._reading, loaded.snapshot
+    def _bytes(self, name: TableName, mask: np.ndarray, routed: Routed | None) -> int:
+        sizes = self._snapshot(name).files.sizes
+        if routed is None or routed.plan is None:
+            return int(sizes[mask].sum())
+        return int(sizes[mask & ~routed.plan.covered].sum()) + routed.plan.n_bytes
+
+    async def _make_scan(self, loaded: Loaded, mask: np.ndarray, late: bool, routed: Routed | None) -> TableScan:
+        reading, snapshot, tail = self._reading, loaded.snapshot, loaded.tail
+        key = key_names(loaded.entry, snapshot.schema) if tail is not None and loaded.entry is not None else ()
 
         async def scan(wanted: np.ndarray) -> TableScan:
             return await make_scan(
                 self._session, self._stores, snapshot, wanted, reading.footers, reading.scans, late=late
             )
 
-        if loaded.tail is None or loaded.entry is None:
-            return await scan(mask)
-        key = key_names(loaded.entry, snapshot.schema)
-        return await with_tail(self._session, snapshot, mask, loaded.tail, key, scan, reading.tail_scans)
+        async def scan_with_tail(wanted: np.ndarray) -> TableScan:
+            if tail is None:
+                return await scan(wanted)
+            return await with_tail(self._session, snapshot, wanted, tail, key, scan, reading.tail_scans)
+
+        if routed is None:
+            return await scan_with_tail(mask)
+        if routed.plan is None:
+            return replace(await scan_with_tail(mask), route=routed.text)
+        if self._only_explains:
+            return replace(await with_plan(routed.plan, mask, scan_with_tail), route=routed.text)
+        stores = self._stores.scoped()
+        found_scan, found = await with_found(
+            self._session, stores, routed.plan, mask, tail, key, scan_with_tail, reading.looked_up
+        )
+        self._receipt.requests += stores.count.requests
+        self._receipt.bytes_scanned += stores.count.bytes
+        distrusted = f" files_changed={len(found.distrusted)}" if found.distrusted else ""
+        return replace(found_scan, route=routed.text + distrusted)
+
+    @property
+    def _only_explains(self) -> bool:
+        return self._parsed.explained > 0 and not any(each.is_word("ANALYZE") for each in self._parsed.tokens[1:3])
 
     def _remote(self, names: Iterable[TableName]) -> bool:
         """Tell whether any table lies in an object store, where a request costs more than decoding."""
@@ -292,6 +367,8 @@ class Planner:
             receipt.files_scanned += scan.n_scanned
             receipt.files_pruned += scan.n_files - scan.n_scanned
             receipt.slow_files += scan.n_slow
+            if scan.route:
+                receipt.routes[shown] = scan.route
             if scan.tail is not None:
                 receipt.log[shown] = scan.tail.limit
                 receipt.tail_rows += scan.tail.n_rows

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from catalog.indexes import Indexes
 from functions.index.models import Models
+from functions.lookup import Memory
 from functions.scan import ScanCache
 from functions.session import Session
 from functions.tail_scan import TailScanCache
@@ -26,3 +27,4 @@ class Reading:
     footers: FooterCache = field(default_factory=FooterCache)
     scans: ScanCache = field(default_factory=ScanCache)
     tail_scans: TailScanCache = field(default_factory=TailScanCache)
+    looked_up: Memory = field(default_factory=Memory)

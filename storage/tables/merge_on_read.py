@@ -25,7 +25,7 @@ from storage.tables.snapshot import EqualityDelete, LoadedDeletes, Snapshot
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ["BlobFile", "Fetch", "read_rows"]
+__all__ = ["BlobFile", "Fetch", "equals_any", "live_rows", "read_rows", "with_ids"]
 
 Fetch = Callable[[str, int, int], bytes]
 """(location, start, limit) → bytes; blocks the calling thread."""
@@ -88,8 +88,8 @@ def read_rows(
     first_row = 0
     try:
         for stored in _stored_batches(fetch, snapshot, index, schema, deletes):
-            batch = _with_ids(stored, snapshot)
-            keep = _live_rows(batch, first_row, deletes, constants)
+            batch = with_ids(stored, snapshot)
+            keep = live_rows(batch, first_row, deletes, constants)
             first_row += batch.num_rows
             if keep is not None:
                 batch = batch.filter(pa.array(keep))
@@ -115,7 +115,7 @@ def _stored_batches(
     match snapshot.files.formats.get(index, "parquet"):
         case "parquet":
             parquet = pq.ParquetFile(pa.PythonFile(file), pre_buffer=True, coerce_int96_timestamp_unit="us")
-            stored = _with_ids(parquet.schema_arrow.empty_table(), snapshot).schema
+            stored = with_ids(parquet.schema_arrow.empty_table(), snapshot).schema
             columns = _needed(stored, schema, snapshot, deletes)
             if not columns:
                 yield from _rows_without_columns(parquet.metadata.num_rows)
@@ -147,7 +147,7 @@ def _needed(stored: pa.Schema, schema: pa.Schema, snapshot: Snapshot, deletes: L
     return [name for name in stored.names if name in names]
 
 
-def _with_ids(data: pa.RecordBatch | pa.Table, snapshot: Snapshot) -> pa.RecordBatch | pa.Table:
+def with_ids(data: pa.RecordBatch | pa.Table, snapshot: Snapshot) -> pa.RecordBatch | pa.Table:
     """Give the columns of a file without field ids those of the table's name mapping."""
     if snapshot.name_mapping is None or snapshot.matching != "field_id" or has_field_ids(data.schema):
         return data
@@ -185,7 +185,7 @@ def _avro_batches(file: BlobFile, location: str) -> Iterator[pa.RecordBatch]:
     yield from read_batches(io.BufferedReader(file), location, BATCH_ROWS)
 
 
-def _live_rows(
+def live_rows(
     batch: pa.RecordBatch, first_row: int, deletes: LoadedDeletes | None, constants: Mapping[str, pa.Scalar]
 ) -> np.ndarray | None:
     """Return bool[rows] of the rows to keep, or None to keep all."""
@@ -195,11 +195,11 @@ def _live_rows(
     start, limit = np.searchsorted(deletes.positions, [first_row, first_row + batch.num_rows])
     keep[np.asarray(deletes.positions[start:limit] - first_row, dtype=np.int64)] = False
     for delete in deletes.equality:
-        keep &= ~_equals_any(project_batch(batch, delete.schema, "field_id", constants), delete)
+        keep &= ~equals_any(project_batch(batch, delete.schema, "field_id", constants), delete)
     return None if keep.all() else keep
 
 
-def _equals_any(rows: pa.RecordBatch, delete: EqualityDelete) -> np.ndarray:
+def equals_any(rows: pa.RecordBatch, delete: EqualityDelete) -> np.ndarray:
     """Return bool[rows]: the row equals some key of the delete in every one of its columns, nulls equal.
 
     Each column turns into the position of its value among the keys' values; positions of several columns are combined
