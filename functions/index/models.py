@@ -15,17 +15,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
-from catalog.indexes import INDEX_FOLDER, IndexColumn, IndexEntry, Indexes, SegmentRef
+from catalog.indexes import INDEX_FOLDER, IndexEntry, Indexes, SegmentRef
 from catalog.kv import KV
+from functions.index.columns import column_names
 from functions.index.segment import Segment, decode
 from storage.clock import SystemClock
 from storage.errors import CorruptError, FirnlineError, NotFoundError
 from storage.stores import Stores, join, normalize
-from storage.tables.snapshot import FIELD_ID, PHYSICAL_NAME, Snapshot
+from storage.tables.snapshot import Snapshot
 
-__all__ = ["Coverage", "CoveredBy", "Models", "column_names", "segment_location"]
+__all__ = ["Coverage", "CoveredBy", "Models", "column_names", "match", "segment_location"]
 
 _log = logging.getLogger("firnline.index")
 _RETRY_S = 30.0
@@ -98,7 +98,7 @@ class Models:
         if isinstance(names, str):
             return Coverage(index, (), np.zeros(len(snapshot.files), dtype=bool), names)
         found = await self.segments(index)
-        coverage = _matched(index, snapshot, names, found)
+        coverage = match(index, snapshot, names, found)
         if index.revision and snapshot.etag and all(isinstance(each, Segment) for each in found):
             self._remember(key, coverage)
         return coverage
@@ -228,34 +228,7 @@ def _key(index: IndexEntry, ref: SegmentRef) -> _Key:
     return index.table_id, ref.id, ref.checksum
 
 
-def column_names(columns: Sequence[IndexColumn], schema: pa.Schema) -> tuple[str, ...] | str:
-    """Return what the columns are called in ``schema``, or why one of them cannot be used there.
-
-    A column is known by its field id, and by its name in the files where it had no id when it was indexed.
-    """
-    names = []
-    for column in columns:
-        field = _field(column, schema)
-        if field is None:
-            return f"the table has no column {column.name} any more"
-        if str(field.type) != column.type:
-            return f"column {field.name} was {column.type} when it was indexed, and is {field.type}"
-        names.append(field.name)
-    return tuple(names)
-
-
-def _field(column: IndexColumn, schema: pa.Schema) -> pa.Field | None:
-    for field in schema:
-        metadata = field.metadata or {}
-        if column.field_id is not None:
-            if metadata.get(FIELD_ID) == str(column.field_id).encode():
-                return field
-        elif metadata.get(PHYSICAL_NAME, field.name.encode()) == column.name.encode():
-            return field
-    return None
-
-
-def _matched(
+def match(
     index: IndexEntry, snapshot: Snapshot, names: tuple[str, ...], found: Sequence[Segment | FirnlineError]
 ) -> Coverage:
     """Match the segments' files with the snapshot's: the same location and size, and etag where both are known."""
