@@ -70,7 +70,7 @@ format: setup ## Format and fix what can be fixed
 	@touch $@
 
 .PHONY: bench
-bench: bench-query bench-write ## Run every benchmark
+bench: bench-query bench-write bench-lookup ## Run every benchmark
 
 .PHONY: bench-query
 bench-query: .venv/.bench ## Queries beside DataFusion, DuckDB, chDB and Polars; writes docs/benchmarks.md
@@ -84,6 +84,10 @@ postgres:
 .PHONY: bench-write
 bench-write: .venv/.bench postgres ## Durable writes beside PostgreSQL (apt-get), SQLite, deltalake, pyiceberg; into docs/benchmarks.md
 	$(RUN) python -m benchmarks.write
+
+.PHONY: bench-lookup
+bench-lookup: .venv/.bench ## Rows by their keys: kernels, and end to end beside DataFusion, DuckDB, Polars and pyiceberg
+	$(RUN) python -m benchmarks.lookup
 
 .PHONY: clean
 clean: ## Remove what the targets made, except the lakes

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 from urllib.parse import urlsplit
 
 __all__ = ["exchange", "latencies", "request_bytes", "throughput"]
@@ -55,19 +57,27 @@ def latencies(url: str, request: bytes, n_requests: int) -> list[float]:
     return found
 
 
-def throughput(url: str, request: bytes, connections: int, seconds: float) -> tuple[float, list[float]]:
-    """Return answers a second and the seconds of each, with ``connections`` that send as soon as they are answered."""
-    return asyncio.run(_throughput(url, request, connections, seconds))
+def throughput(
+    url: str, request: bytes | Sequence[bytes], connections: int, seconds: float
+) -> tuple[float, list[float]]:
+    """Return answers a second and the seconds of each, with ``connections`` that send as soon as they are answered.
+
+    Of several requests they send one after another, and begin anew.
+    """
+    requests = [request] if isinstance(request, bytes) else request
+    return asyncio.run(_throughput(url, cycle(requests), connections, seconds))
 
 
-async def _throughput(url: str, request: bytes, connections: int, seconds: float) -> tuple[float, list[float]]:
+async def _throughput(
+    url: str, requests: Iterator[bytes], connections: int, seconds: float
+) -> tuple[float, list[float]]:
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()
     found: list[float] = []
     clients = []
     for _ in range(connections):
         _transport, client = await loop.create_connection(
-            lambda: _Sender(request, found), parts.hostname or "", parts.port or 80
+            lambda: _Sender(requests, found), parts.hostname or "", parts.port or 80
         )
         clients.append(client)
     started = time.perf_counter()
@@ -86,9 +96,9 @@ async def _throughput(url: str, request: bytes, connections: int, seconds: float
 class _Sender(asyncio.Protocol):
     """One connection: sends, waits for the answer, sends again."""
 
-    def __init__(self, request: bytes, found: list[float]) -> None:
+    def __init__(self, requests: Iterator[bytes], found: list[float]) -> None:
         self.failure: Exception | None = None
-        self._request, self._found = request, found
+        self._requests, self._found = requests, found
         self._buffer = b""
         self._stopped = False
 
@@ -102,7 +112,7 @@ class _Sender(asyncio.Protocol):
 
     def send(self) -> None:
         self._sent = time.perf_counter()
-        self._transport.write(self._request)
+        self._transport.write(next(self._requests))
 
     def stop(self) -> None:
         self._stopped = True

@@ -235,6 +235,14 @@ def duckdb_extension(name: str) -> Path:
     return files[0]
 
 
+def _of_lookups(name: str) -> Callable[[], Peer]:
+    def made() -> Peer:
+        peer: Peer = getattr(import_module("benchmarks.lookup_peers"), name)()
+        return peer
+
+    return made
+
+
 PEERS: dict[str, Callable[[], Peer]] = {
     "firnline": FirnlinePeer,
     "firnline-new-text": FirnlineNewTextPeer,
@@ -243,4 +251,12 @@ PEERS: dict[str, Callable[[], Peer]] = {
     "duckdb": DuckDBPeer,
     "chdb": ChDBPeer,
     "polars": PolarsPeer,
+    "lake": _of_lookups("LakePeer"),
+    "lake-keys": _of_lookups("LakeKeysPeer"),
+    "datafusion-tuned": _of_lookups("TunedDataFusionPeer"),
+    "duckdb-delta": _of_lookups("DuckDBDeltaPeer"),
+    "duckdb-iceberg": _of_lookups("DuckDBIcebergPeer"),
+    "polars-delta": _of_lookups("PolarsDeltaPeer"),
+    "polars-iceberg": _of_lookups("PolarsIcebergPeer"),
+    "pyiceberg": _of_lookups("PyIcebergPeer"),
 }

@@ -14,6 +14,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+from benchmarks.lookup_options import LookupOptions
 from benchmarks.machine import REPOSITORY, describe_machine
 from benchmarks.options import OFFICIAL, SMOKE, Options
 from benchmarks.page import with_part
@@ -37,7 +38,10 @@ numbers mean nothing), `--scale` and `--repeats` change the sizes. Generated dat
 
 
 def run_sections(
-    names: Sequence[str], options: Options | WriteOptions, show: Callable[[str], None] = print, prefix: str = ""
+    names: Sequence[str],
+    options: Options | WriteOptions | LookupOptions,
+    show: Callable[[str], None] = print,
+    prefix: str = "",
 ) -> list[Section]:
     """Measure the named sections one after another; one that fails becomes a section that says so, with its goal
     missed, and the others still run. A section is a module of that name, behind ``prefix``."""

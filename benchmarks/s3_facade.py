@@ -73,6 +73,8 @@ class S3Facade:
         kind = "LIST" if request.method == "GET" and bucket_only else request.method
         n_out = 0 if request.method == "HEAD" else len(response.body)
         self.counts.update({"total": 1, kind: 1, "bytes_out": n_out, "bytes_in": len(request.body)})
+        if kind == "GET" and request.path.endswith(".parquet"):
+            self.counts["data"] += 1
         if self._log is not None:
             line = {"t": time.monotonic(), "kind": kind, "path": request.path, "query": request.query}
             line |= {"range": request.headers.get("range"), "status": response.status, "bytes": n_out}

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
@@ -91,8 +91,11 @@ def start_announced(module: str, *arguments: str, ready_s: float = 60) -> Iterat
 
 
 @contextmanager
-def _started(command: Sequence[str], ready_s: float) -> Iterator[tuple[str, int]]:
+def _started(
+    command: Sequence[str], ready_s: float, settings: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, int]]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "FIRN_"))}
+    environment |= settings or {}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=REPOSITORY, env=environment

@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +34,13 @@ class Load:
 
 
 @contextmanager
-def serving_lake(lake: Path, *arguments: str, ready_s: float = 60, program: str = "serve") -> Iterator[Server]:
-    """Serve a lake until the block ends."""
+def serving_lake(
+    lake: Path | str, *arguments: str, ready_s: float = 60, program: str = "serve",
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Server]:  # fmt: skip
+    """Serve a lake until the block ends; ``settings`` are variables of its environment."""
     asked = [program, "--lake", str(lake), "--port", "0", *arguments]
-    with _started([sys.executable, "-c", FIRN, *asked], ready_s) as (url, pid):
+    with _started([sys.executable, "-c", FIRN, *asked], ready_s, settings) as (url, pid):
         yield Server(url, pid, str(lake))
 
 
