@@ -1,0 +1,132 @@
+"""Rows from bytes of a file: they get a footer of their own, and pyarrow reads them as a Parquet file in memory."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.errors import CorruptError
+from storage.tables.slices.file_schema import MAGIC
+from storage.tables.slices.layout import Area, FileLayout, Piece, SliceRead
+from storage.tables.slices.thrift import I32, I64, LIST, STRUCT, field, integer, list_of
+
+__all__ = ["decode"]
+
+_CHUNK = field(2, I64) + integer(0) + field(1, STRUCT)
+_CODEC, _NUMBER, _PAGES, _DICTIONARY = field(1, I32), field(1, I64), field(2, I64), field(2, I64)
+_GROUP = field(1, LIST)
+
+
+def decode(layout: FileLayout, read: SliceRead, parts: Sequence[bytes]) -> list[tuple[int, pa.RecordBatch]]:
+    """Return the rows as (first row's number in the file, batch of the stored columns); at least those of the slices.
+
+    Parameters
+    ----------
+    parts : the bytes of ``read.ranges``
+
+    Raises
+    ------
+    CorruptError : the bytes are not what the layout says
+    """
+    for (start, limit), part in zip(read.ranges, parts, strict=True):
+        if len(part) != limit - start:
+            raise CorruptError("the file is shorter than its layout says", start=start, asked=limit - start)
+    members: dict[tuple[int, ...], list[Piece]] = {}
+    for area in read.areas:
+        for piece in area.pieces:
+            members.setdefault(piece.columns, []).append(piece)
+    fetched = _Fetched(read.ranges, parts)
+    tables: dict[int, pa.RecordBatch] = {}
+    for numbers, pieces in members.items():
+        table = _table(layout, numbers, pieces, fetched)
+        at = 0
+        for piece in pieces:
+            tables[id(piece)] = _batch(table.slice(at, piece.limit - piece.start))
+            at += piece.limit - piece.start
+    return [(area.start, _joined(area, tables)) for area in read.areas]
+
+
+class _Fetched:
+    """Bytes of the file by their place in it."""
+
+    def __init__(self, ranges: Sequence[tuple[int, int]], parts: Sequence[bytes]) -> None:
+        self._starts = [start for start, _limit in ranges]
+        self._ranges, self._parts = ranges, [memoryview(part) for part in parts]
+
+    def cut(self, start: int, limit: int) -> list[memoryview]:
+        """Return bytes [start, limit), which lie in one range or in several that touch."""
+        found = []
+        at = bisect_right(self._starts, start) - 1
+        while start < limit:
+            base, end = self._ranges[at]
+            found.append(self._parts[at][start - base : min(limit, end) - base])
+            start, at = min(limit, end), at + 1
+        return found
+
+
+def _table(layout: FileLayout, numbers: tuple[int, ...], pieces: Sequence[Piece], fetched: _Fetched) -> pa.Table:
+    """Decode pieces of the same columns, one row group each."""
+    frame = layout.file_schema.frame(numbers)
+    body: list[bytes | memoryview] = [MAGIC]
+    groups: list[bytes] = []
+    at, n_rows = len(MAGIC), 0
+    for piece in pieces:
+        groups.append(_GROUP + list_of(STRUCT, len(piece.chunks)))
+        n_bytes = 0
+        for leaf, (head, head_limit, start, limit, values, codec) in zip(frame.leaves, piece.chunks, strict=True):
+            if head < head_limit:
+                body += fetched.cut(head, head_limit)
+            body += fetched.cut(start, limit)
+            size = head_limit - head + limit - start
+            sizes = _NUMBER + integer(size)
+            places = _PAGES + integer(at + head_limit - head)
+            places += _DICTIONARY + integer(at) if head < head_limit else b""
+            groups.append(
+                b"".join(
+                    (_CHUNK, leaf, _CODEC, integer(codec), _NUMBER, integer(values), sizes, sizes, places, b"\0\0")
+                )
+            )
+            at, n_bytes = at + size, n_bytes + size
+        rows = piece.limit - piece.start
+        groups.append(_NUMBER + integer(n_bytes) + _NUMBER + integer(rows) + b"\0")
+        n_rows += rows
+    footer = [frame.before, _NUMBER, integer(n_rows), _GROUP, list_of(STRUCT, len(pieces)), *groups, frame.behind]
+    length = sum(map(len, footer)).to_bytes(4, "little")
+    return _read(b"".join((*body, *footer, length, MAGIC)), n_rows)
+
+
+def _read(data: bytes, n_rows: int) -> pa.Table:
+    try:
+        file = pq.ParquetFile(
+            pa.BufferReader(data), coerce_int96_timestamp_unit="us", page_checksum_verification=True, pre_buffer=False
+        )
+        table = file.read(use_threads=False)
+    except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
+        raise CorruptError("the rows cannot be decoded", reason=str(error)) from error
+    if table.num_rows != n_rows:
+        raise CorruptError("the pages hold another number of rows", rows=table.num_rows, expected=n_rows)
+    return table
+
+
+def _batch(table: pa.Table) -> pa.RecordBatch:
+    batches = table.to_batches()
+    if len(batches) != 1:
+        batches = table.combine_chunks().to_batches()
+    return batches[0].replace_schema_metadata(None)
+
+
+def _joined(area: Area, tables: dict[int, pa.RecordBatch]) -> pa.RecordBatch:
+    """Put the pieces' columns side by side, in the file's order, cut to the rows that all of them have."""
+    if len(area.pieces) == 1:
+        return tables[id(area.pieces[0])].slice(area.start - area.pieces[0].start, area.limit - area.start)
+    columns: list[tuple[int, pa.Field, pa.Array]] = []
+    for piece in area.pieces:
+        batch = tables[id(piece)].slice(area.start - piece.start, area.limit - area.start)
+        columns += zip(piece.columns, batch.schema, batch.columns, strict=True)
+    columns.sort(key=lambda column: column[0])
+    return pa.RecordBatch.from_arrays(
+        [array for _number, _field, array in columns], schema=pa.schema([each for _number, each, _array in columns])
+    )

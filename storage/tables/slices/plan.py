@@ -1,0 +1,169 @@
+"""Which bytes of a file hold some rows of some columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from storage.errors import InvalidError
+from storage.tables.slices.layout import BLOCK_ROWS, Area, FileLayout, Piece, Slice, SliceRead
+
+__all__ = ["RANGE_BYTES_MAX", "plan_reads"]
+
+NEAR_BYTES = 64 << 10
+"""Ranges no farther apart are read as one: the bytes between cost less than another request."""
+WASTE_MAX = 0.25
+"""Farther ones too, as long as what lies between is no more than this part of what is needed."""
+RANGE_BYTES_MAX = 16 << 20
+
+
+def plan_reads(layout: FileLayout, slices: Sequence[Slice], columns: Sequence[str]) -> SliceRead:
+    """Return what to read for the rows of ``slices`` (ascending, disjoint) and the top-level stored ``columns``.
+
+    A column that the file lacks is left out. Raises `InvalidError` if the file has none of them, or not these rows.
+    """
+    known = layout.file_schema.numbers
+    numbers = tuple(sorted({known[name] for name in columns if name in known}))
+    if not numbers and slices:
+        raise InvalidError("the file has none of the columns asked for", columns=", ".join(columns))
+    if slices and not (slices[0].start >= 0 and slices[-1].limit <= layout.n_rows):
+        raise InvalidError("the file does not have these rows", rows=layout.n_rows, limit=slices[-1].limit)
+    areas: list[Area] = []
+    for group, parts in _by_group(layout.groups, slices):
+        n_leaves = layout.file_schema.n_leaves
+        if layout.chunks.page_first[group * n_leaves] < layout.chunks.page_first[group * n_leaves + 1]:
+            near = max(BLOCK_ROWS, _page_rows(layout, group))
+            areas += (_pages(layout, group, start, limit, numbers) for start, limit in _joined(parts, near))
+        else:
+            areas.append(_whole(layout, group, numbers))
+    spans = (
+        (span[at], span[at + 1]) for area in areas for piece in area.pieces for span in piece.chunks for at in (0, 2)
+    )
+    ranges = tuple(_ranges(spans))
+    return SliceRead(ranges, sum(limit - start for start, limit in ranges), tuple(areas))
+
+
+def _by_group(group_rows: np.ndarray, slices: Sequence[Slice]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """Yield each row group that holds rows of the slices, with these rows, counted from its first."""
+    if not slices:
+        return
+    starts = np.array([part.start for part in slices])
+    limits = np.array([part.limit for part in slices])
+    first = np.searchsorted(group_rows, starts, side="right") - 1
+    last = np.searchsorted(group_rows, limits, side="left") - 1
+    found: dict[int, list[tuple[int, int]]] = {}
+    for start, limit, low, high in zip(starts.tolist(), limits.tolist(), first.tolist(), last.tolist(), strict=True):
+        for group in range(low, high + 1 if limit > start else low):
+            base, end = int(group_rows[group]), int(group_rows[group + 1])
+            if end > base:
+                found.setdefault(group, []).append((max(start, base) - base, min(limit, end) - base))
+    yield from sorted(found.items())
+
+
+def _page_rows(layout: FileLayout, group: int) -> int:
+    """Rows of a page of the row group's first leaf, on average."""
+    at = group * layout.file_schema.n_leaves
+    n_pages = int(layout.chunks.page_first[at + 1] - layout.chunks.page_first[at])
+    return int(layout.groups[group + 1] - layout.groups[group]) // n_pages
+
+
+def _joined(parts: Iterable[tuple[int, int]], near: int) -> list[tuple[int, int]]:
+    """Join rows that are near: they are of one page or of neighbours."""
+    out: list[tuple[int, int]] = []
+    for start, limit in parts:
+        if out and start - out[-1][1] < near:
+            out[-1] = (out[-1][0], max(out[-1][1], limit))
+        else:
+            out.append((start, limit))
+    return out
+
+
+def _whole(layout: FileLayout, group: int, numbers: tuple[int, ...]) -> Area:
+    """The row group, entire."""
+    start, limit = int(layout.groups[group]), int(layout.groups[group + 1])
+    n_rows, chunks, schema = limit - start, layout.chunks, layout.file_schema
+    base = group * schema.n_leaves
+    spans = []
+    for number in numbers:
+        column = schema.columns[number]
+        for at in range(base + column.first_leaf, base + column.first_leaf + len(column.leaves)):
+            first, head, size = int(chunks.start[at]), int(chunks.head[at]), int(chunks.size[at])
+            values = n_rows + int(chunks.extra[at])
+            spans.append((first, first + head, first + head, first + size, values, int(chunks.codec[at])))
+    return Area(start, limit, (Piece(numbers, start, limit, spans),))
+
+
+def _pages(layout: FileLayout, group: int, start: int, limit: int, numbers: tuple[int, ...]) -> Area:
+    """The pages of each column that hold rows [start, limit) of the row group; columns of like bounds together."""
+    base_row, end_row = int(layout.groups[group]), int(layout.groups[group + 1])
+    bounds: dict[tuple[int, int], list[int]] = {}
+    for number in numbers:
+        bounds.setdefault(_bounds(layout, group, number, start, limit, end_row - base_row), []).append(number)
+    pieces = []
+    for (low, high), members in bounds.items():
+        spans = [span for number in members for span in _spans(layout, group, number, low, high)]
+        pieces.append(Piece(tuple(members), base_row + low, base_row + high, spans))
+    # Just these rows: the pages of two areas may overlap, and no row is answered twice.
+    return Area(base_row + start, base_row + limit, tuple(pieces))
+
+
+def _leaf_pages(layout: FileLayout, group: int, number: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (chunk, first page, limit) of each leaf of a column."""
+    column = layout.file_schema.columns[number]
+    base = group * layout.file_schema.n_leaves + column.first_leaf
+    for at in range(base, base + len(column.leaves)):
+        yield at, int(layout.chunks.page_first[at]), int(layout.chunks.page_first[at + 1])
+
+
+def _bounds(layout: FileLayout, group: int, number: int, start: int, limit: int, n_rows: int) -> tuple[int, int]:
+    """Return the nearest rows around [start, limit) at which a page begins in every leaf of the column."""
+    common: np.ndarray | None = None
+    for _at, first, last in _leaf_pages(layout, group, number):
+        rows = layout.chunks.page_row[first:last]
+        common = rows if common is None else np.intersect1d(common, rows, assume_unique=True)
+    assert common is not None
+    low = int(common[np.searchsorted(common, start, side="right") - 1])
+    after = int(np.searchsorted(common, limit, side="left"))
+    return low, int(common[after]) if after < len(common) else n_rows
+
+
+def _spans(
+    layout: FileLayout, group: int, number: int, low: int, high: int
+) -> Iterator[tuple[int, int, int, int, int, int]]:
+    chunks = layout.chunks
+    repeated = layout.file_schema.columns[number].repeated
+    n_rows = int(layout.groups[group + 1] - layout.groups[group])
+    for many, (at, first, last) in zip(repeated, _leaf_pages(layout, group, number), strict=True):
+        page = first + int(np.searchsorted(chunks.page_row[first:last], low))
+        page_limit = first + int(np.searchsorted(chunks.page_row[first:last], high))
+        start, head = int(chunks.start[at]), int(chunks.head[at])
+        end = int(chunks.page_start[page_limit - 1] + chunks.page_size[page_limit - 1])
+        # How many values a repeated leaf has in some of its pages nobody says; readers stop at the last page anyway.
+        values = n_rows + int(chunks.extra[at]) if many else high - low
+        yield start, start + head, int(chunks.page_start[page]), end, values, int(chunks.codec[at])
+
+
+def _ranges(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield ascending, disjoint ranges that cover the spans, near ones as one, none longer than `RANGE_BYTES_MAX`."""
+    start = limit = waste = -1
+    for span_start, span_limit in sorted(spans):
+        if span_start >= span_limit:
+            continue
+        gap = max(0, span_start - limit)
+        useful = limit - start - waste + span_limit - max(span_start, limit)
+        near = gap <= NEAR_BYTES or waste + gap <= WASTE_MAX * useful
+        if start >= 0 and near and max(limit, span_limit) - start <= max(RANGE_BYTES_MAX, limit - start):
+            limit, waste = max(limit, span_limit), waste + gap
+            continue
+        if start >= 0:
+            yield from _cut(start, limit)
+            span_start = max(span_start, limit)
+        start, limit, waste = span_start, max(span_limit, span_start), 0
+    if start >= 0:
+        yield from _cut(start, limit)
+
+
+def _cut(start: int, limit: int) -> Iterator[tuple[int, int]]:
+    for at in range(start, limit, RANGE_BYTES_MAX):
+        yield at, min(at + RANGE_BYTES_MAX, limit)
