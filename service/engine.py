@@ -29,6 +29,7 @@ from service.commands import run_command
 from service.loading import Known, Loaded, Loading, TableName
 from service.parse import Parsed, parse
 from service.planner import Planned, Planner, retyped
+from service.point import point_query, run_point
 from service.query import Query
 from service.reading import Reading
 from service.snapshots import SnapshotCache
@@ -77,6 +78,12 @@ class Engine:
             return self._result(pa.table({"status": [text]}), receipt, stores, started)
         if parsed.kind == "write":
             return self._result(await self._write(parsed, statement, receipt), receipt, stores, started)
+        point = point_query(parsed)
+        if point is not None and not statement.limits.scan_bytes_max:
+            loading = self._loading(stores, receipt)
+            found = await run_point(self._reading, loading, point, statement.route, receipt)
+            if found is not None:
+                return self._result(found, receipt, stores, started)
         planned = await self._plan(statement, parsed, receipt, stores)
         receipt.planning_ms = (time.perf_counter() - started[0]) * 1000
         rows = self._execute(planned, parsed, receipt)

@@ -70,11 +70,14 @@ class Loading:
     receipt: Receipt
     entries: Mapping[TableName, TableEntry] = field(default_factory=dict)
     namespaces: tuple[str, ...] = ()
+    _named: bool = False
     _marks_before: Mapping[int, int] = field(default_factory=dict)
     _folded: asyncio.Task[Mapping[int, int]] | None = None
 
     async def names(self) -> None:
-        """Load what the catalog lists. Raises `UnavailableError` if it is away and was never heard."""
+        """Load what the catalog lists, once. Raises `UnavailableError` if it is away and was never heard."""
+        if self._named:
+            return
         marks = self.known.folded or {}
         try:
             entries, namespaces, indexes = await asyncio.gather(
@@ -90,6 +93,7 @@ class Loading:
             self.known.indexes = indexes
         self.entries, self.namespaces = self.known.entries, self.known.namespaces
         self._marks_before = self.known.marks_before
+        self._named = True
 
     def indexes_of(self, loaded: Loaded) -> tuple[IndexEntry, ...]:
         """Return the indexes of a table of the catalog, as they were when its names were loaded."""

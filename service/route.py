@@ -21,15 +21,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from catalog.indexes import IndexColumn, IndexEntry
+from catalog.indexes import IndexEntry
+from functions.index.columns import column_names
 from functions.index.models import Models
 from functions.lookup import KeyRange, LookupPlan, Memory, Pinned, plan
 from functions.predicate import And, Compare, In, Or, Predicate
 from functions.records import plain
 from service.statement import Route
-from storage.tables.snapshot import FIELD_ID, Snapshot
+from storage.tables.snapshot import Snapshot
 
-__all__ = ["Asking", "Routed", "asked_of", "choose", "exact_values", "key_fields"]
+__all__ = ["Asking", "Routed", "asked_of", "choose", "exact_values"]
 
 KEYS_MAX = 100_000
 """Keys of one look-up; a statement that pins more is scanned for."""
@@ -50,6 +51,7 @@ class Asking:
     predicates : of each of its scans; empty if that is not known
     columns : that it names
     wanted : bool[n_files], what pruning left
+    keys : distinct keys that are asked for by themselves, in the columns' own types; then ``predicates`` do not count
     """
 
     snapshot: Snapshot
@@ -57,6 +59,7 @@ class Asking:
     predicates: Sequence[Predicate]
     columns: Sequence[str]
     wanted: np.ndarray
+    keys: pa.Table | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ async def choose(models: Models, memory: Memory, asking: Asking, route: Route) -
     """
     if route == "scan":
         return Routed("asked for")
-    if not asking.predicates:
+    if not asking.predicates and asking.keys is None:
         return Routed("the statement's filters are not known before it runs")
     best: tuple[float, Routed] | None = None
     reasons: dict[str, None] = {}
@@ -107,10 +110,7 @@ async def choose(models: Models, memory: Memory, asking: Asking, route: Route) -
 
 async def _by_index(models: Models, memory: Memory, asking: Asking, index: IndexEntry) -> LookupPlan | str:
     """Return what a look-up by the index reads, or why it cannot be used."""
-    fields = key_fields(index, asking.snapshot)
-    if isinstance(fields, str):
-        return fields
-    asked = asked_of(asking.predicates, fields, ranges=index.kind == "learned")
+    asked = _asked(asking, index)
     if isinstance(asked, str):
         return asked
     coverage = await models.coverage(index, asking.snapshot)
@@ -121,27 +121,17 @@ async def _by_index(models: Models, memory: Memory, asking: Asking, index: Index
     return plan(asking.snapshot, coverage, asked, asking.columns, asking.wanted, memory)
 
 
-def key_fields(index: IndexEntry, snapshot: Snapshot) -> list[pa.Field] | str:
-    """Return the table's columns that the index is of, or why it has them no more."""
-    found = []
-    for column in index.columns:
-        mine = _field_of(column, snapshot)
-        if mine is None:
-            return f"the column {column.name} is no more"
-        if str(mine.type) != column.type:
-            return f"the column {mine.name} was {column.type} and is {mine.type}"
-        found.append(plain(mine))
-    return found
-
-
-def _field_of(column: IndexColumn, snapshot: Snapshot) -> pa.Field | None:
-    if column.field_id is not None:
-        wanted = str(column.field_id).encode()
-        with_ids = [each for each in snapshot.schema if (each.metadata or {}).get(FIELD_ID) is not None]
-        if with_ids:
-            return next((each for each in with_ids if each.metadata[FIELD_ID] == wanted), None)
-    at = snapshot.schema.get_field_index(column.name)
-    return snapshot.schema.field(at) if at >= 0 else None
+def _asked(asking: Asking, index: IndexEntry) -> Pinned | KeyRange | str:
+    """Return which keys of the index the statement wants, or why it pins none."""
+    schema = asking.snapshot.schema
+    names = column_names(index.columns, schema)
+    if isinstance(names, str):
+        return names
+    if asking.keys is not None:
+        if set(names) != set(asking.keys.column_names):
+            return "is on other columns"
+        return Pinned(asking.keys.select(list(names)))
+    return asked_of(asking.predicates, [plain(schema.field(name)) for name in names], ranges=index.kind == "learned")
 
 
 def _routed(asking: Asking, index: IndexEntry, found: LookupPlan, cost: float) -> Routed:
