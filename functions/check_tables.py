@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import posixpath
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,10 +12,11 @@ import pyarrow.parquet as pq
 
 from catalog.tables import TableEntry
 from functions.check_report import Finding
+from functions.newest import newest_snapshot
 from storage.errors import FirnlineError, NotFoundError
 from storage.stores import Stores, join, normalize
 from storage.tables.footers import FooterCache
-from storage.tables.snapshot import At, Snapshot
+from storage.tables.snapshot import Snapshot
 
 __all__ = ["CheckedTable", "check_table", "tables_of"]
 
@@ -49,7 +49,7 @@ async def check_table(stores: Stores, entry: TableEntry, *, deep: bool = False) 
     """Verify one table; what is wrong becomes a finding."""
     found = CheckedTable(entry)
     try:
-        snapshot = await _load(stores, entry)
+        snapshot = await newest_snapshot(stores, entry)
     except FirnlineError as error:
         found.error(entry.source, f"{type(error).__name__}: {error}", "restore the table's metadata from a copy")
         return found
@@ -64,26 +64,6 @@ async def check_table(stores: Stores, entry: TableEntry, *, deep: bool = False) 
     found.counts["file_bytes"] += int(files.sizes.sum())
     await _count_others(stores, snapshot, found)
     return found
-
-
-async def _load(stores: Stores, entry: TableEntry) -> Snapshot:
-    location = normalize(entry.source)
-    if entry.format == "parquet":
-        from storage.tables import parquet
-
-        return await parquet.load(stores, location, At(), None, FooterCache())
-    catalog = {
-        key.removeprefix("catalog."): value for key, value in entry.options.items() if key.startswith("catalog.")
-    }
-    if entry.format == "iceberg" and catalog:
-        from storage.tables.iceberg.catalogs import resolve_metadata_location
-
-        location = normalize(await resolve_metadata_location(catalog, location))
-    # Imported by name, so that a process that never meets a format never pays for its libraries.
-    snapshot: Snapshot = await importlib.import_module(f"storage.tables.{entry.format}").load(
-        stores, location, At(), None
-    )
-    return snapshot
 
 
 def watermark_of(snapshot: Snapshot, shard: int) -> int:

@@ -1,5 +1,5 @@
-"""A pass over a lake: logs folded into tables, small files merged, folded segments and staged files that a crash left
-swept; once, or again and again.
+"""A pass over a lake: logs folded into tables, small files merged, indexes refreshed, folded segments and staged files
+that a crash left swept; once, or again and again.
 
 Passes may run in several processes at once: each part is safe to repeat and to lose a race, so there is no
 lock. Who runs them: `firn compact`, a child process of the server (`service.compactor`), and in the background of an
@@ -16,10 +16,16 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
+from catalog.indexes import Indexes
+from catalog.kv import KV
 from catalog.tables import TableEntry, Tables
 from functions.compact import CompactSettings, Optimized, optimize
 from functions.fold import FoldSettings
 from functions.fold_log import FoldReport, Progress, fold_shard, fold_tables
+from functions.index.keep import Kept, drop_strays, keep_indexes, sweep_segments
+from functions.index.keep import Progress as IndexProgress
+from functions.index.maintain import Maintenance
+from functions.index.models import Models
 from service.log.place import LOG_FOLDER
 from service.staged import sweep_staged
 from storage.blobs import Blobs
@@ -42,6 +48,8 @@ __all__ = [
     "compact_tables",
     "due_shards",
     "flush",
+    "index_tables",
+    "indexing_of",
     "unfolded",
     "watch",
 ]
@@ -64,11 +72,13 @@ class CompactionSettings:
     segments_min : in how many segments
 
     interval_s : how often that is looked at
+    index_interval_s : how often tables that no fold changed are looked at for files that no index covers
     merge_files_min : small files of a partition that are worth a merge, right after a fold
     linger_s : a pass that runs when the lake is closed may go on for so long
     """
 
     interval_s: float = 10.0
+    index_interval_s: float = 60.0
     age_s: float = 0.0
     bytes_min: int = 16 << 20
     segments_min: int = 200
@@ -80,7 +90,12 @@ class CompactionSettings:
 
 @dataclass(frozen=True)
 class Compaction:
-    """The parts of an open lake that compaction works on. ``lake`` is its location, ``log`` what its writers use."""
+    """The parts of an open lake that compaction works on.
+
+    lake : its location
+    log : what its writers use
+    indexing : what keeps its indexes; None leaves them
+    """
 
     stores: Stores
     logs: Logs
@@ -88,24 +103,34 @@ class Compaction:
     clock: Clock
     lake: str
     log: LogSettings = field(default_factory=LogSettings)
+    indexing: Maintenance | None = None
 
     def log_place(self, shard: int) -> tuple[Blobs, str]:
         """Where a log lies: its blobs, and the prefix of its keys."""
         return self.stores.resolve(join(normalize(self.lake), LOG_FOLDER, str(shard)))
 
 
+def indexing_of(stores: Stores, kv: KV, clock: Clock, lake: str) -> Maintenance:
+    """Return what keeps the indexes of an open lake."""
+    return Maintenance(stores, Indexes(kv, clock), Models(kv, stores, lake), clock, lake)
+
+
 @dataclass
 class PassReport:
     """What a pass did.
 
+    indexed : what came of the tables' indexes
     n_staged_swept : files of statements that ended long ago
-    errors : table → what stopped its fold or merge
+    n_index_segments_swept : that no index names
+    errors : table → what stopped its fold or merge; its index → what stopped that
     """
 
     fold: FoldReport = field(default_factory=FoldReport)
     merged: dict[str, Optimized] = field(default_factory=dict)
+    indexed: Kept = field(default_factory=Kept)
     n_segments_swept: int = 0
     n_staged_swept: int = 0
+    n_index_segments_swept: int = 0
     errors: dict[str, FirnlineError] = field(default_factory=dict)
 
     @property
@@ -139,8 +164,14 @@ async def compact_lake(
     *,
     shards: Collection[int] | None = None,
     progress: Progress | None = None,
+    index_progress: IndexProgress | None = None,
+    every_index: bool = True,
 ) -> PassReport:
-    """Fold the logs, or those of ``shards``, merge small files of the tables that got rows, and sweep.
+    """Fold the logs, or those of ``shards``, merge small files of the tables that got rows, index, and sweep.
+
+    Parameters
+    ----------
+    every_index : refresh the indexes of all tables, not only of those that got rows
 
     What stops one table is in the report and stops no other. Raises `UnavailableError` and the like when the catalog
     or the store does not answer at all.
@@ -156,6 +187,10 @@ async def compact_lake(
     for name in report.fold.by_table:
         if name in entries:
             await _merge(compaction, entries[name], settings.merge_files_min, settings.compact, report)
+    await index_tables(
+        compaction, list(report.fold.by_table), report, sweep_left=True,
+        every=every_index, progress=index_progress,
+    )  # fmt: skip
     try:
         report.n_staged_swept = await sweep_staged(compaction.stores, compaction.clock, compaction.lake)
     except FirnlineError as error:
@@ -170,14 +205,43 @@ async def compact_tables(
     *,
     files_min: int = 2,
     progress: Progress | None = None,
+    index_progress: IndexProgress | None = None,
 ) -> PassReport:
-    """Fold the records of some tables, and merge their small files. Raises what stops a fold."""
+    """Fold the records of some tables, merge their small files, and index. Raises what stops a fold."""
     settings = settings or CompactionSettings()
     parts = (compaction.stores, compaction.logs, compaction.tables, compaction.clock)
     report = PassReport(await fold_tables(*parts, wanted, settings.fold, progress))
     for entry in wanted:
         await _merge(compaction, entry, files_min, settings.compact, report)
+    names = [f"{entry.namespace}.{entry.name}" for entry in wanted]
+    await index_tables(compaction, names, report, progress=index_progress)
     return report
+
+
+async def index_tables(
+    compaction: Compaction,
+    names: Collection[str],
+    report: PassReport,
+    *,
+    every: bool = False,
+    sweep_left: bool = False,
+    progress: IndexProgress | None = None,
+) -> None:
+    """Refresh the indexes of these tables, or of every table; what stops that is in the report."""
+    parts = compaction.indexing
+    if parts is None or not (names or every):
+        return
+    try:
+        # Listed anew: a fold of an Iceberg table gave it another metadata file.
+        entries = await compaction.tables.all()
+        wanted = [entry for entry in entries if every or f"{entry.namespace}.{entry.name}" in names]
+        await keep_indexes(parts, wanted, progress=progress, kept=report.indexed)
+        report.errors.update(report.indexed.errors)
+        if sweep_left and every:
+            await drop_strays(parts, compaction.tables)
+            report.n_index_segments_swept = await sweep_segments(parts)
+    except FirnlineError as error:
+        _log.warning("indexes could not be refreshed: %s: %s", type(error).__name__, error)
 
 
 async def flush(compaction: Compaction, shards: Collection[int] | None = None) -> None:
@@ -233,12 +297,19 @@ async def watch(
     """
     settings, stop = settings or CompactionSettings(), stop or asyncio.Event()
     failed_s, active_s = settings.interval_s, compaction.clock.monotonic_s()
+    indexed_s = -math.inf
     while not stop.is_set() and compaction.clock.monotonic_s() - active_s < idle_s:
         pause_s, started_s = settings.interval_s, compaction.clock.monotonic_s()
         try:
             due = await due_shards(compaction, settings)
             active_s = compaction.clock.monotonic_s() if due else active_s
-            report = await compact_lake(compaction, settings, shards=due) if due else PassReport()
+            every = started_s - indexed_s >= settings.index_interval_s
+            report = PassReport()
+            if due:
+                report = await compact_lake(compaction, settings, shards=due, every_index=every)
+            elif every:
+                await index_tables(compaction, (), report, every=True, sweep_left=True)
+            indexed_s = started_s if every else indexed_s
             for table, error in report.errors.items():
                 _log.warning("compaction of %s failed: %s: %s", table, type(error).__name__, error)
             if due and on_pass is not None:
@@ -315,6 +386,6 @@ async def _last_pass(compaction: Compaction, settings: CompactionSettings) -> No
     try:
         due = await due_shards(compaction, replace(settings, age_s=math.inf))
         if due:
-            await compact_lake(compaction, settings, shards=due)
+            await compact_lake(compaction, settings, shards=due, every_index=False)
     except FirnlineError as error:
         _log.warning("compaction at the end failed: %s: %s", type(error).__name__, error)

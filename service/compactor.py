@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from catalog.tables import Tables
-from service.compaction import Compaction, CompactionSettings, PassReport, due_shards, watch
+from service.compaction import Compaction, CompactionSettings, PassReport, due_shards, indexing_of, watch
 from service.components import access_policy, open_catalog
 from service.log.open import open_logs
 from service.settings import EngineSettings
@@ -52,7 +52,8 @@ async def open_compaction(settings: EngineSettings, clock: Clock | None = None) 
     kv = await open_catalog(settings, clock, stores)
     logs = open_logs(settings.lake, settings.log, kv, stores, clock)
     try:
-        yield Compaction(stores, logs, Tables(kv, clock), clock, settings.lake, settings.log.writer)
+        indexing = indexing_of(stores, kv, clock, settings.lake)
+        yield Compaction(stores, logs, Tables(kv, clock), clock, settings.lake, settings.log.writer, indexing)
     finally:
         await logs.close()
         await kv.close()
@@ -204,6 +205,11 @@ def summary(report: PassReport) -> dict[str, object]:
             "files_added": sum(each.n_files_added for each in merged),
         },
         "segments_swept": report.n_segments_swept,
+        "indexed": {
+            "tables": len(report.indexed.refreshed),
+            "segments_built": report.indexed.n_built,
+            "segments_swept": report.n_index_segments_swept,
+        },
         "errors": {table: f"{type(error).__name__}: {error}" for table, error in report.errors.items()},
     }
 

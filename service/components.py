@@ -48,9 +48,10 @@ async def _compacting(settings: EngineSettings, engine: Engine, logs: LakeLogs) 
         yield
         return
     # Imported here: a process that leaves it to others does not need it.
-    from service.compaction import Compaction, CompactionSettings, background
+    from service.compaction import Compaction, CompactionSettings, background, indexing_of
 
-    parts = Compaction(engine.stores, logs, engine.tables, engine.clock, settings.lake, settings.log.writer)
+    indexing = indexing_of(engine.stores, engine.kv, engine.clock, settings.lake)
+    parts = Compaction(engine.stores, logs, engine.tables, engine.clock, settings.lake, settings.log.writer, indexing)
 
     def wrote() -> bool:
         return any(log.owned is not None for log in logs.all().values())

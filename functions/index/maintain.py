@@ -31,12 +31,17 @@ __all__ = ["Maintenance", "Refreshed", "refresh"]
 
 _ROW_BYTES = 64
 """Of a row in a file, about, where a table does not say how many rows its files have."""
+_SNAPSHOTS_MAX = 32
 _UNREADABLE = (NotFoundError, CorruptError)
 
 
 @dataclass(frozen=True)
 class Maintenance:
-    """What keeping indexes takes. ``rows_max`` : rows of a segment at most, about, since it is built in memory."""
+    """What keeping indexes takes.
+
+    rows_max : rows of a segment at most, about, since it is built in memory
+    snapshots : table id → the snapshot that was seen last, from which a newer one is loaded
+    """
 
     stores: Stores
     indexes: Indexes
@@ -44,6 +49,14 @@ class Maintenance:
     clock: Clock
     lake: str
     rows_max: int = 50_000_000
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+
+    def remember(self, table_id: str, snapshot: Snapshot) -> None:
+        """Keep the snapshot for the next pass, as one of a few."""
+        self.snapshots.pop(table_id, None)
+        self.snapshots[table_id] = snapshot
+        while len(self.snapshots) > _SNAPSHOTS_MAX:
+            del self.snapshots[next(iter(self.snapshots))]
 
 
 @dataclass(frozen=True, slots=True)
