@@ -41,6 +41,7 @@ from storage.errors import (
 if TYPE_CHECKING:
     from firnline.appending import AppendReceipt
     from firnline.connection import Connection, connect
+    from firnline.lookup import LookupResult
     from firnline.result import ResultStream, ResultTable
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "InternalError",
     "InvalidError",
     "LimitError",
+    "LookupResult",
     "NotFoundError",
     "OverloadedError",
     "ResultStream",
@@ -74,6 +76,7 @@ _LAZY = {
     "AppendReceipt": "firnline.appending",
     "Connection": "firnline.connection",
     "connect": "firnline.connection",
+    "LookupResult": "firnline.lookup",
     "ResultStream": "firnline.result",
     "ResultTable": "firnline.result",
 }

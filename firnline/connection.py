@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from storage.errors import InvalidError
 if TYPE_CHECKING:
     from firnline.appending import AppendReceipt
     from firnline.embedded import OpenRunner
+    from firnline.lookup import LookupResult
+    from service.statement import Route
 
 __all__ = ["Connection", "connect"]
 
@@ -34,7 +37,13 @@ class Connection:
         self.lake = lake
 
     def sql(
-        self, query: str, params: Params = None, *, timeout_ms: int | None = None, max_rows: int | None = None
+        self,
+        query: str,
+        params: Params = None,
+        *,
+        timeout_ms: int | None = None,
+        max_rows: int | None = None,
+        route: Route = "auto",
     ) -> ResultTable:
         """Run one statement and return its rows.
 
@@ -43,6 +52,8 @@ class Connection:
         params : a sequence for ``$1, $2, …``, a mapping for ``:name``
         timeout_ms : the statement's time limit; 0: none; None: the lake's default
         max_rows : most rows of the answer; one more raises `LimitError`
+        route : how rows of pinned keys (``id = 7``) are found: ``auto`` as costs less, ``lookup`` by an index,
+            ``scan`` never by one. The rows are the same
 
         Raises
         ------
@@ -53,13 +64,50 @@ class Connection:
         LimitError
             It passed one of its limits (`StatementTimeoutError`: its time) and was stopped.
         """
-        return self.stream(query, params, timeout_ms=timeout_ms, max_rows=max_rows).read_all()
+        return self.stream(query, params, timeout_ms=timeout_ms, max_rows=max_rows, route=route).read_all()
 
     def stream(
-        self, query: str, params: Params = None, *, timeout_ms: int | None = None, max_rows: int | None = None
+        self,
+        query: str,
+        params: Params = None,
+        *,
+        timeout_ms: int | None = None,
+        max_rows: int | None = None,
+        route: Route = "auto",
     ) -> ResultStream:
         """Start one statement and return its batches as they come, for answers larger than memory."""
-        return ResultStream(self._transport.run(query, params, timeout_ms=timeout_ms, max_rows=max_rows))
+        return ResultStream(self._transport.run(query, params, timeout_ms=timeout_ms, max_rows=max_rows, route=route))
+
+    def lookup(
+        self,
+        table: str,
+        keys: Any,
+        *,
+        by: str | Sequence[str] | None = None,
+        columns: str | Sequence[str] | None = None,
+        route: Route = "auto",
+        timeout_ms: int | None = None,
+    ) -> LookupResult:
+        """Return the rows of many keys, in the order of the keys, and which of them were not found.
+
+        Parameters
+        ----------
+        table : ``namespace.table``, or the name of one in ``default``
+        keys : up to 100,000: a list of values, of tuples for a key of several columns, a NumPy array, an Arrow array or
+            table, a pandas or Polars series or frame; a table's or frame's column names say by what
+        by : the key's columns; None: the primary key's, else those of the table's only index. Columns that have no
+            index are found by a scan
+        columns : that are wanted, in order; None: the key's, then the others
+        route, timeout_ms : as of `sql`
+
+        Raises
+        ------
+        InvalidError
+            A key is none of these columns' (``facts["key"]``, from 1), or the table has no key and ``by`` is missing.
+        """
+        from firnline.lookup import look_up
+
+        return look_up(self._transport, table, keys, by=by, columns=columns, route=route, timeout_ms=timeout_ms)
 
     def append(
         self,

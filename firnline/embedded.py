@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -16,7 +16,7 @@ import pyarrow as pa
 from firnline.loop import BackgroundLoop, wait
 from firnline.transport import Answer, Params, split_name
 from service.executor import InlineExecutor
-from service.statement import Limits, Receipt, Result, Runner, Statement
+from service.statement import KeyLookup, Limits, Receipt, Result, Route, Runner, Statement
 from storage.clock import Clock
 from storage.errors import UnsupportedError
 
@@ -61,16 +61,28 @@ class EmbeddedTransport:
             self._loop.close()
             raise
 
-    def run(self, sql: str, params: Params, *, timeout_ms: int | None, max_rows: int | None) -> Answer:
+    def run(
+        self, sql: str, params: Params, *, timeout_ms: int | None, max_rows: int | None, route: Route = "auto"
+    ) -> Answer:
         """Start a statement. Raises its error if it does not parse or plan."""
         limits = self._limits
         if timeout_ms is not None:
             limits = replace(limits, timeout_ms=timeout_ms)
         if max_rows is not None:
             limits = replace(limits, result_rows_max=max_rows)
-        statement = Statement(sql, self._clock.new_id(), params, limits=limits)
-        result = self._loop.run(self._runner.run(statement))
-        return _EmbeddedAnswer(self._loop, result)
+        return self._start(Statement(sql, self._clock.new_id(), params, limits=limits, route=route))
+
+    def lookup(
+        self, table: str, keys: Sequence[Any], *, by: Sequence[str], columns: Sequence[str] | None, route: Route,
+        timeout_ms: int | None,
+    ) -> Answer:  # fmt: skip
+        """Start to look up keys. Raises its error if the table or a key is wrong."""
+        limits = self._limits if timeout_ms is None else replace(self._limits, timeout_ms=timeout_ms)
+        asked = KeyLookup(split_name(table), keys, tuple(by), None if columns is None else tuple(columns))
+        return self._start(Statement("", self._clock.new_id(), limits=limits, route=route, lookup=asked))
+
+    def _start(self, statement: Statement) -> Answer:
+        return _EmbeddedAnswer(self._loop, self._loop.run(self._runner.run(statement)))
 
     def append(self, table: str, rows: pa.Table, asked: Asked) -> Ingested:
         """Store the rows, all or none, and return once they are durable."""

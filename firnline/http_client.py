@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,7 +24,7 @@ from firnline.settings import is_loopback
 from firnline.transport import Answer, Params, split_name
 from firnline.wire_params import to_wire
 from service.ingest.ingest import Ingested
-from service.statement import Receipt
+from service.statement import Receipt, Route
 from storage.clock import Clock
 from storage.errors import (
     CancelledError,
@@ -71,14 +71,32 @@ class HttpTransport:
             trust_env=not is_loopback(parts.hostname),  # proxies and certificates, for hosts that need them
         )
 
-    def run(self, sql: str, params: Params, *, timeout_ms: int | None, max_rows: int | None) -> Answer:
+    def run(
+        self, sql: str, params: Params, *, timeout_ms: int | None, max_rows: int | None, route: Route = "auto"
+    ) -> Answer:
         """Start a statement and return once its schema has come. Raises the error that the server names."""
         body: dict[str, Any] = {"sql": sql, "format": "arrow"}
         body |= {"timeout_ms": timeout_ms} if timeout_ms else {}
         body |= {"max_rows": max_rows} if max_rows else {}
+        body |= {"route": route} if route != "auto" else {}
         if params is not None:
             body["params"] = to_wire(params)
-        return _HttpAnswer(self, self._retried(json.dumps(body, allow_nan=False).encode()))
+        return self._start("/v1/sql", body)
+
+    def lookup(
+        self, table: str, keys: Sequence[Any], *, by: Sequence[str], columns: Sequence[str] | None, route: Route,
+        timeout_ms: int | None,
+    ) -> Answer:  # fmt: skip
+        """Start to look up keys and return once the schema has come, which says which were found."""
+        body: dict[str, Any] = {"keys": keys, "format": "arrow"}
+        body |= {"by": list(by)} if by else {}
+        body |= {"columns": list(columns)} if columns is not None else {}
+        body |= {"timeout_ms": timeout_ms} if timeout_ms else {}
+        body |= {"route": route} if route != "auto" else {}
+        return self._start(f"/v1/lookup/{quote('.'.join(split_name(table)), safe='')}", body)
+
+    def _start(self, path: str, body: dict[str, Any]) -> Answer:
+        return _HttpAnswer(self, self._retried(path, json.dumps(body, allow_nan=False).encode()))
 
     def append(self, table: str, rows: pa.Table, asked: Asked) -> Ingested:
         """Store the rows, all or none, and return once they are durable.
@@ -117,8 +135,8 @@ class HttpTransport:
         self._pause.set()
         self._client.close()
 
-    def _retried(self, body: bytes) -> httpx.Response:
-        return self._again(lambda: self._sent(body), (UnavailableError,))
+    def _retried(self, path: str, body: bytes) -> httpx.Response:
+        return self._again(lambda: self._sent(path, body), (UnavailableError,))
 
     def _again(self, send: Callable[[], T], retryable: tuple[type[FirnlineError], ...]) -> T:
         for attempt in range(1, _ATTEMPTS_MAX):
@@ -146,9 +164,9 @@ class HttpTransport:
         longest = min(_PAUSE_MS_MAX, _PAUSE_MS * 2**attempt)
         return min(_PAUSE_MS_MAX, max(asked, self._clock.uniform(longest / 2, longest))) / 1000
 
-    def _sent(self, body: bytes) -> httpx.Response:
+    def _sent(self, path: str, body: bytes) -> httpx.Response:
         headers = {"Content-Type": "application/json", "Accept": _ARROW}
-        request = self._client.build_request("POST", "/v1/sql", content=body, headers=headers)
+        request = self._client.build_request("POST", path, content=body, headers=headers)
         try:
             response = self._client.send(request, stream=True)
         except httpx.HTTPError as error:

@@ -11,6 +11,7 @@ __all__ = ["error_of"]
 
 _CLASSES = {cls.__name__ for cls in STATUS}
 _BY_STATUS = {code: cls for cls, code in reversed(STATUS.items())} | {500: InternalError, 502: UnavailableError}
+_PLACES = ("row", "key", "line", "column")
 _WITH_ID = ("InternalError", "CorruptError")
 """Errors whose statement id is worth showing, since the server's log knows more."""
 
@@ -24,7 +25,7 @@ def error_of(problem: Any, *, status: int = 500, headers: Mapping[str, str] | No
         cls = _BY_STATUS.get(status, InternalError)
         return cls("the answer is none of a Firnline server's; is the URL right?", status=status, **facts)
     title, detail = str(problem["title"]), str(problem.get("detail") or problem["title"])
-    names = ("row", "line", "column", "statement_id") if title in _WITH_ID else ("row", "line", "column")
+    names = _PLACES + (("statement_id",) if title in _WITH_ID else ())
     facts |= {name: problem[name] for name in names if problem.get(name) is not None}
     for name, value in facts.items():
         detail = detail.replace(f" {name}={value}", "")

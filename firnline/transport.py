@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from service.statement import Receipt
+from service.statement import Receipt, Route
 
 if TYPE_CHECKING:
     from service.ingest.ingest import Asked, Ingested
@@ -51,8 +51,20 @@ class Answer(Protocol):
 class Transport(Protocol):
     """Runs statements. Safe for use by several threads."""
 
-    def run(self, sql: str, params: Params, *, timeout_ms: int | None, max_rows: int | None) -> Answer:
+    def run(
+        self, sql: str, params: Params, *, timeout_ms: int | None, max_rows: int | None, route: Route = "auto"
+    ) -> Answer:
         """Start a statement; None for a limit means the default. Raises a `storage.errors.FirnlineError`."""
+        ...
+
+    def lookup(
+        self, table: str, keys: Sequence[Any], *, by: Sequence[str], columns: Sequence[str] | None, route: Route,
+        timeout_ms: int | None,
+    ) -> Answer:  # fmt: skip
+        """Start to look up keys, which are ready for JSON; the answer's schema says which were found.
+
+        ``by`` may be empty: the table's own key; ``columns`` None: all. Raises a `storage.errors.FirnlineError`.
+        """
         ...
 
     def append(self, table: str, rows: pa.Table, asked: Asked) -> Ingested:

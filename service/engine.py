@@ -70,7 +70,7 @@ class Engine:
         if statement.lookup is not None:
             from service.lookup import run_lookup
 
-            rows = await run_lookup(self, self._loading(stores, receipt), statement, receipt)
+            rows = await run_lookup(self, self._reading, self._loading(stores, receipt), statement, receipt)
             return self._result(rows, receipt, stores, started)
         parsed = parse(statement.sql, statement.params)
         if parsed.kind == "command":

@@ -20,6 +20,8 @@ from service.found import noted
 from service.ingest.errors import unknown_name
 from service.loading import Loaded, Loading
 from service.lookup_keys import check_type, key_table
+from service.point import point_rows
+from service.reading import Reading
 from service.statement import KeyLookup, Receipt, Statement
 from storage.errors import InvalidError, NotFoundError, TooLargeError
 
@@ -36,7 +38,9 @@ _PRODUCT_MAX = 32
 _KEYS = "firnline_keys"
 
 
-async def run_lookup(engine: Engine, loading: Loading, statement: Statement, receipt: Receipt) -> pa.Table:
+async def run_lookup(
+    engine: Engine, reading: Reading, loading: Loading, statement: Statement, receipt: Receipt
+) -> pa.Table:
     """Return the rows of the keys asked for, key by key in their order; a key asked for twice has its rows twice.
 
     The columns are those asked for, else the key's and then the others. The schema says which keys were found
@@ -59,12 +63,19 @@ async def run_lookup(engine: Engine, loading: Loading, statement: Statement, rec
     fields = [plain(schema.field(name)) for name in names]
     for field in fields:
         check_type(field)
-    keys = _comparable(key_table(asked.keys, fields))
+    exact = key_table(asked.keys, fields)
+    keys = _comparable(exact)
     read = [*names, *(name for name in dict.fromkeys(wanted) if name not in names)]
     rows = schema.empty_table().select(read)
     if keys.num_rows:
-        distinct = keys.take(pa.array(last_indices(_hashable(keys), names)))
-        rows = await _query(engine, statement, receipt, asked.table, names, read, distinct)
+        kept = pa.array(last_indices(_hashable(keys), names))
+        found_rows = None
+        if not _has_zeros(keys):
+            distinct = exact.take(kept)
+            found_rows = await point_rows(reading, loading, loaded, names, distinct, read, receipt, statement.route)
+        if found_rows is None:
+            found_rows = await _query(engine, statement, receipt, asked.table, names, read, keys.take(kept))
+        rows = found_rows
     keys_of, rows_of = _pairs(keys, _comparable(rows.select(list(names))), names)
     found = np.zeros(len(asked.keys), dtype=bool)
     found[keys_of] = True
@@ -156,6 +167,12 @@ def _condition(name: str, keys: pa.Table, n_columns: int) -> str:
     ends = pc.min_max(values)
     low, high = (typed_literal(ends[end], kind) for end in ("min", "max"))
     return f"t.{identifier(name)} BETWEEN {low} AND {high}"
+
+
+def _has_zeros(keys: pa.Table) -> bool:
+    """Tell whether a key has a floating-point zero, which is found under both its signs."""
+    floats = [column for column in keys.columns if pa.types.is_floating(column.type)]
+    return any(pc.any(pc.equal(column, pa.scalar(0.0, column.type))).as_py() for column in floats)
 
 
 def _both_zeros(keys: pa.Table) -> pa.Table:

@@ -347,6 +347,7 @@ def _schemas() -> dict[str, Any]:
                 "detail": text,
                 "statement_id": text,
                 "row": whole,
+                "key": {"type": "integer", "description": "of those to look up, from 1"},
                 "line": whole,
                 "column": {"type": ["integer", "string"], "description": "of the SQL, from 1; of the rows, its name"},
             },

@@ -24,7 +24,7 @@ def status_of(error: FirnlineError) -> int:
 
 
 def problem_of(error: FirnlineError, statement_id: str | None = None, status: int | None = None) -> dict[str, Any]:
-    """Return the problem document of an error; ``row``, ``line`` and ``column`` are there when the error knows them."""
+    """Return the problem document of an error; ``row``, ``key``, ``line``, ``column`` are there if it has them."""
     name = next(cls.__name__ for cls in type(error).__mro__ if cls in STATUS)
     found: dict[str, Any] = {
         "type": _TYPE_PREFIX + name,
@@ -33,6 +33,7 @@ def problem_of(error: FirnlineError, statement_id: str | None = None, status: in
         "detail": str(error),
         "statement_id": statement_id or error.facts.get("statement_id"),
         "row": error.facts.get("row"),
+        "key": error.facts.get("key"),
         "line": error.facts.get("line"),
         "column": error.facts.get("column"),
     }

@@ -11,6 +11,7 @@ from firnline.cli.compact import compact
 from firnline.cli.demo import demo
 from firnline.cli.history import history
 from firnline.cli.import_ import import_
+from firnline.cli.lookup import lookup
 from firnline.cli.serve import serve
 from firnline.cli.sql import sql
 from firnline.cli.tables import tables
@@ -43,5 +44,5 @@ def firn() -> None:
     """
 
 
-for _command in (sql, import_, check, serve, wal, compact, tables, history, token, demo):
+for _command in (sql, lookup, import_, check, serve, wal, compact, tables, history, token, demo):
     firn.add_command(_command)

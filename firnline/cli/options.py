@@ -18,16 +18,19 @@ __all__ = [
     "FAILED",
     "FORMATS",
     "INTERRUPTED",
+    "ROUTES",
     "Duration",
     "guarded",
     "lake_option",
     "parse_params",
+    "parse_value",
     "settings_for",
     "token_option",
 ]
 
 FAILED, INTERRUPTED = 1, 130
 OutputFormat = Literal["table", "json", "ndjson", "csv", "arrow", "parquet"]
+ROUTES = ("auto", "lookup", "scan")
 FORMATS: tuple[OutputFormat, ...] = get_args(OutputFormat)
 F = TypeVar("F", bound=Callable[..., Any])
 _UNITS_MS = {"ms": 1.0, "s": 1000.0, "m": 60_000.0, "min": 60_000.0, "h": 3_600_000.0}
@@ -81,13 +84,14 @@ def parse_params(texts: tuple[str, ...]) -> dict[str, Any] | list[Any] | None:
         return None
     named = [text.partition("=") for text in texts]
     if all(separator and name.isidentifier() for name, separator, _ in named):
-        return {name: _value(value) for name, _, value in named}
+        return {name: parse_value(value) for name, _, value in named}
     if any(separator and name.isidentifier() for name, separator, _ in named):
         raise click.UsageError("give parameters all by name (--param name=value) or all by position (--param value)")
-    return [_value(text) for text in texts]
+    return [parse_value(text) for text in texts]
 
 
-def _value(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """Return a JSON value as such, everything else as text."""
     try:
         return json.loads(text)
     except ValueError:

@@ -14,6 +14,7 @@ from firnline.cli.report import report
 from firnline.cli.script import Piece, split
 from firnline.connection import Connection
 from firnline.transport import Params
+from service.statement import Route
 from storage.clock import Clock, SystemClock
 from storage.errors import FirnlineError, SqlError
 
@@ -30,6 +31,7 @@ class Runner:
     params: Params = None
     timeout_ms: int | None = None
     max_rows: int | None = None
+    route: Route = "auto"
     clock: Clock = field(default_factory=SystemClock)
 
     def run_script(self, text: str) -> bool:
@@ -46,7 +48,7 @@ class Runner:
         terminal = sys.stderr if sys.stderr.isatty() else None
         try:
             with Progress(terminal, self.clock) as progress:
-                limits: dict[str, Any] = {"timeout_ms": self.timeout_ms, "max_rows": self.max_rows}
+                limits: dict[str, Any] = {"timeout_ms": self.timeout_ms, "max_rows": self.max_rows, "route": self.route}
                 with self.connection.stream(piece.text, self.params, **limits) as stream:
                     write_answer(stream, self.style, _Starting(self.out, progress))  # type: ignore[arg-type]
         except FirnlineError as error:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from firnline.cli.options import (
     FAILED,
     FORMATS,
+    ROUTES,
     Duration,
     OutputFormat,
     guarded,
@@ -20,6 +21,9 @@ from firnline.cli.options import (
     settings_for,
     token_option,
 )
+
+if TYPE_CHECKING:
+    from service.statement import Route
 
 __all__ = ["sql"]
 
@@ -37,6 +41,9 @@ __all__ = ["sql"]
 )
 @click.option("--timeout", "timeout_ms", type=Duration(), metavar="DURATION", help="Stop after 30s, 500ms, 2m.")
 @click.option("--max-rows", type=click.IntRange(min=1), help="Fail if the answer has more rows.")
+@click.option(
+    "--route", type=click.Choice(ROUTES), default="auto", show_default=True, help="How rows of pinned keys are found."
+)
 @click.option("--timing/--no-timing", default=None, help="Say what a table cost.  [default: on a terminal]")
 @guarded
 def sql(
@@ -48,6 +55,7 @@ def sql(
     params: tuple[str, ...],
     timeout_ms: int | None,
     max_rows: int | None,
+    route: Route,
     timing: bool | None,
 ) -> None:
     """Run STATEMENT, a script on stdin, or without either the interactive shell.
@@ -75,13 +83,13 @@ def sql(
             from firnline.cli.shell import Shell
 
             connection = stack.enter_context(firnline.connect(settings=settings, isolated=True))
-            Shell(Runner(connection, style, sys.stdout.buffer, None, timeout_ms, max_rows), settings).run()
+            Shell(Runner(connection, style, sys.stdout.buffer, None, timeout_ms, max_rows, route), settings).run()
             return
         script = statement if statement is not None else _stdin()
         bound = parse_params(params)
         connection = stack.enter_context(firnline.connect(settings=settings))
         out: BinaryIO = stack.enter_context(_opened(output)) if output else sys.stdout.buffer
-        if not Runner(connection, style, out, bound, timeout_ms, max_rows).run_script(script):
+        if not Runner(connection, style, out, bound, timeout_ms, max_rows, route).run_script(script):
             sys.exit(FAILED)
 
 
