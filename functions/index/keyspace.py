@@ -9,6 +9,7 @@ behind them: then different keys may have one number, but numbers never decrease
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,17 @@ import pyarrow.compute as pc
 from functions.keys import key_hashes
 from storage.errors import UnsupportedError
 
-__all__ = ["COLUMNS_MAX", "ColumnSpace", "KeySpace", "Ordinals", "check_type", "hashes", "one_chunk", "ordinals"]
+__all__ = [
+    "COLUMNS_MAX",
+    "ColumnSpace",
+    "KeySpace",
+    "Ordinals",
+    "check_type",
+    "hashes",
+    "one_chunk",
+    "ordinals",
+    "type_of",
+]
 
 COLUMNS_MAX = 8
 PREFIX_MAX = 256
@@ -47,6 +58,17 @@ def check_type(name: str, type_: pa.DataType) -> None:
             column=name,
             type=str(type_),
         )
+
+
+def type_of(name: str) -> pa.DataType:
+    """Return the type that Arrow calls so, of those that `check_type` admits. Raises ValueError."""
+    if found := re.fullmatch(r"decimal128\((\d+), (-?\d+)\)", name):
+        return pa.decimal128(int(found[1]), int(found[2]))
+    if found := re.fullmatch(r"fixed_size_binary\[(\d+)\]", name):
+        return pa.binary(int(found[1]))
+    if found := re.fullmatch(r"timestamp\[us, tz=(.+)\]", name):
+        return pa.timestamp("us", found[1])
+    return pa.type_for_alias(name)
 
 
 def _is_bytes(type_: pa.DataType) -> bool:
@@ -333,14 +355,15 @@ class KeySpace:
     def between(self, low: Any | None, high: Any | None, type_: pa.DataType) -> tuple[int, int] | None:
         """Return the least and the greatest number of keys whose first column is from ``low`` to ``high``.
 
-        None: there is none. The bounds are of ``type_``, both included; None is no bound.
+        None: there is none. The bounds are values of ``type_``, both included; None, and what is not, is no bound.
         """
         first = self.columns[0]
         bottom, top = first.smallest, first.greatest
-        if low is not None:
-            bottom = max(bottom, first.ordinal(_one(low, type_)))
-        if high is not None:
-            top = min(top, first.ordinal(_one(high, type_)))
+        least, most = _one(low, type_), _one(high, type_)
+        if least is not None:
+            bottom = max(bottom, first.ordinal(least))
+        if most is not None:
+            top = min(top, first.ordinal(most))
         if bottom > top:
             return None
         shift = first.shift
@@ -350,9 +373,12 @@ class KeySpace:
         )
 
 
-def _one(value: Any, type_: pa.DataType) -> pa.Array:
-    scalar = value if isinstance(value, pa.Scalar) else pa.scalar(value, type_)
-    return pa.array([scalar.as_py()], type_) if not scalar.type.equals(type_) else pa.repeat(scalar, 1)
+def _one(value: Any | None, type_: pa.DataType) -> pa.Array | None:
+    try:
+        scalar = value if isinstance(value, pa.Scalar) else pa.scalar(value, type_)
+        return pa.repeat(scalar.cast(type_), 1) if scalar.is_valid else None
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return None
 
 
 def _bounds(parts: Sequence[Ordinals]) -> tuple[ColumnSpace, bool]:

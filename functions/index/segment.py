@@ -16,12 +16,16 @@ import numpy as np
 import pyarrow as pa
 
 from catalog.indexes import IndexKind
+from functions.index.keyspace import KeySpace, hashes, type_of
+from functions.index.learned import NOTHING, Learned, Ranges
+from functions.index.locator import Locator
+from storage.errors import UnsupportedError
 from storage.tables.slices import FileLayout
 
 __all__ = ["Located", "Segment", "decode"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Located:
     """Row ranges that may hold keys: rows [start, limit) of a file of the segment, for one key.
 
@@ -36,7 +40,7 @@ class Located:
     limit: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Segment:
     """An index of files; see the module.
 
@@ -46,6 +50,8 @@ class Segment:
     n_keys : rows that have a key; those whose key has a NULL or NaN have none
     n_bytes : of the models in memory
     error : of a learned model, rows
+    space : turns keys into numbers; None if no row has a key
+    model : None if no row has a key
     """
 
     kind: IndexKind
@@ -57,6 +63,8 @@ class Segment:
     n_keys: int
     n_bytes: int
     error: int
+    space: KeySpace | None = None
+    model: Learned | Locator | None = None
 
     def locate(self, keys: pa.Table) -> Located:
         """Return where rows with each of the keys may be; nothing for a key that is in none of the files.
@@ -65,20 +73,44 @@ class Segment:
         ----------
         keys : columns of the key in its order, of exactly the types of ``types``; without NULL and NaN
         """
-        raise NotImplementedError
+        if self.space is None or self.model is None or not keys.num_rows:
+            return Located(*NOTHING)
+        numbers, inside = self.space.numbers(keys)
+        if inside.all():
+            return Located(*self._ranges(keys, numbers))
+        asked = np.flatnonzero(inside)
+        if not len(asked):
+            return Located(*NOTHING)
+        key, file, start, limit = self._ranges(keys.take(pa.array(asked)), numbers[asked])
+        return Located(asked[key], file, start, limit)
+
+    def _ranges(self, keys: pa.Table, numbers: np.ndarray) -> Ranges:
+        if isinstance(self.model, Locator):
+            return self.model.locate(hashes(keys))
+        assert self.model is not None
+        return self.model.locate(hashes(keys) if self.model.filter else None, numbers)
 
     def locate_range(self, low: Any | None, high: Any | None) -> Located:
         """Return where rows may be whose first key column is from ``low`` to ``high``, both included; None: no bound.
 
         The bounds are values of that column's type (`pa.scalar`). Raises `UnsupportedError` for a locator.
         """
-        raise NotImplementedError
+        if self.kind == "locator":
+            raise UnsupportedError("a locator finds single keys, not ranges of them; create an index USING learned")
+        if self.space is None or not isinstance(self.model, Learned):
+            return Located(*NOTHING)
+        between = self.space.between(low, high, type_of(self.types[0]))
+        return Located(*NOTHING) if between is None else Located(*self.model.locate_range(*between))
 
     def encode(self) -> bytes:
         """Return the stored form: magic, version, header, sections, checksums."""
-        raise NotImplementedError
+        from functions.index.stored import encode
+
+        return encode(self)
 
 
 def decode(data: bytes) -> Segment:
     """Return the segment of `Segment.encode`. Raises `CorruptError`."""
-    raise NotImplementedError
+    from functions.index.stored import decode
+
+    return decode(data)
