@@ -57,8 +57,8 @@ class Engine:
         footers = FooterCache()
         self._snapshots = SnapshotCache(footers)
         self.indexes = Indexes(kv, clock)
-        models = Models(kv, stores, lake)
-        self._reading = Reading(session, self._snapshots, self.indexes, models, footers)
+        self.models = Models(kv, stores, lake)
+        self._reading = Reading(session, self._snapshots, self.indexes, self.models, footers)
         self._known = Known()
         self._late = LateMaterialization()
 
