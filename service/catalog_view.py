@@ -7,6 +7,7 @@ from typing import Any
 from catalog.tables import TableEntry
 from service.encode import type_name
 from service.engine import Engine
+from service.index_listing import shown_indexes
 from service.loading import Loaded
 from storage.tables.snapshot import FIELD_ID, Snapshot
 from storage.tables.watermark import watermark_of
@@ -28,7 +29,9 @@ class EngineCatalog:
         """Return a table as of its newest snapshot. Raises `NotFoundError`."""
         found = await self._engine.describe_table(namespace, name)
         assert found.entry is not None
-        return _entry(found.entry) | _snapshot(found.snapshot) | _managed(found)
+        indexes = await self._engine.indexes.of(found.entry.id)
+        shown = await shown_indexes(found.entry, indexes, found.snapshot, self._engine.models)
+        return _entry(found.entry) | _snapshot(found.snapshot) | _managed(found) | {"indexes": list(map(_index, shown))}
 
 
 def _entry(entry: TableEntry) -> dict[str, Any]:
@@ -39,6 +42,11 @@ def _entry(entry: TableEntry) -> dict[str, Any]:
         "location": entry.location,
         "created_ms": entry.created_ms,
     }
+
+
+def _index(row: dict[str, Any]) -> dict[str, Any]:
+    created = row["created"].isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {name: value for name, value in row.items() if name != "table"} | {"created": created}
 
 
 def _managed(found: Loaded) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What ``SHOW`` lists of the catalog: tables, schemas, and the history of a table."""
+"""What ``SHOW`` lists of the catalog: tables, schemas, indexes, and the history of a table."""
 
 from __future__ import annotations
 
@@ -8,24 +8,30 @@ from typing import Any
 
 import pyarrow as pa
 
-from service.cursor import Cursor
+from catalog.tables import TableEntry
+from functions.index.models import Models
+from service.cursor import Cursor, TableName
 from service.history import HISTORY, history_of
+from service.index_listing import INDEXES, shown_indexes
 from service.loading import Loading
 from service.parse import Parsed
-from storage.errors import NotFoundError
+from storage.errors import FirnlineError, NotFoundError
+from storage.tables.snapshot import Snapshot
 
 __all__ = ["listing"]
 
 HISTORY_MAX = 1000
 
 
-async def listing(parsed: Parsed, loading: Loading) -> pa.Table | None:
+async def listing(parsed: Parsed, loading: Loading, models: Models) -> pa.Table | None:
     """Return what a ``SHOW`` statement of ours lists; None for any other statement."""
     cursor = Cursor(parsed.sql, parsed.tokens)
     if not cursor.skip("SHOW"):
         return None
     if cursor.skip("HISTORY"):
         return await _history(cursor, loading)
+    if cursor.skip("INDEXES") or cursor.skip("INDEX") or cursor.skip("INDICES"):
+        return await _indexes(cursor, loading, models)
     word = cursor.peek()
     if word is None or cursor.peek(1) is not None:
         return None
@@ -48,6 +54,34 @@ async def _history(cursor: Cursor, loading: Loading) -> pa.Table:
         raise NotFoundError("no such table", table=".".join(name))
     rows = await history_of(loading, await loading.load(entry), limit)
     return pa.Table.from_pylist([_flat(row) for row in rows], schema=HISTORY)
+
+
+async def _indexes(cursor: Cursor, loading: Loading, models: Models) -> pa.Table:
+    wanted: TableName | None = None
+    if cursor.skip("FROM") or cursor.skip("ON") or cursor.skip("IN") or cursor.skip("OF"):
+        wanted = cursor.table_name()
+    cursor.end()
+    if wanted is not None and wanted not in loading.entries:
+        raise NotFoundError("no such table", table=".".join(wanted))
+    entries = [entry for name, entry in loading.entries.items() if wanted in (None, name)]
+    every = await loading.indexes.all()
+    rows = []
+    for entry in entries:
+        if found := every.get(entry.id, ()):
+            rows += await shown_indexes(entry, found, await _snapshot(loading, entry), models)
+    return pa.Table.from_pylist([_shown(row) for row in rows], schema=INDEXES)
+
+
+async def _snapshot(loading: Loading, entry: TableEntry) -> Snapshot | FirnlineError:
+    try:
+        return (await loading.load(entry, tail=False)).snapshot
+    except FirnlineError as error:
+        return error
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    skipped = ", ".join(f"{reason}: {count}" for reason, count in row["skipped"].items())
+    return {**row, "columns": ", ".join(row["columns"]), "skipped": skipped}
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

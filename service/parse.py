@@ -36,6 +36,10 @@ _COMMANDS = ("CREATE", "DROP")
 _WRITES = (
     "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "ALTER", "TRUNCATE", "OPTIMIZE", "VACUUM", "RESTORE",
 )  # fmt: skip
+_WRITTEN = (
+    ("CREATE", "TABLE"), ("DROP", "TABLE"), ("CREATE", "INDEX"), ("DROP", "INDEX"), ("CREATE", "UNIQUE", "INDEX"),
+    ("DROP", "EXTERNAL", "TABLE"), ("CREATE", "OR", "REPLACE", "TABLE"),
+)  # fmt: skip
 _TRANSACTIONS = ("BEGIN", "START", "COMMIT", "ROLLBACK", "SAVEPOINT", "END", "ABORT")
 _LATER = (
     *_TRANSACTIONS, "SET", "RESET", "PREPARE", "EXECUTE", "DEALLOCATE", "GRANT", "REVOKE", "USE", "ANALYZE", "REPLACE",
@@ -144,9 +148,7 @@ def _writes(tokens: list[Token]) -> bool:
     if following[0].is_word(*_WRITES):
         return True
     kinds = [token.text.upper() for token in following if token.kind == "word"]
-    return kinds[1:2] == ["TABLE"] or kinds in (["CREATE", "OR", "REPLACE", "TABLE"],) or kinds[:3] == [
-        "DROP", "EXTERNAL", "TABLE",
-    ]  # fmt: skip
+    return any(tuple(kinds[:n]) in _WRITTEN for n in (2, 3, 4))
 
 
 def _columns_limit(tokens: list[Token]) -> int:

@@ -78,7 +78,7 @@ class Planner:
         """Return the plan. Raises a `FirnlineError` that names what is wrong and where."""
         if not self._parsed.words.isdisjoint(_NAMES_TABLES):
             await self._loading.names()
-        own = await listing(self._parsed, self._loading)
+        own = await listing(self._parsed, self._loading, self._reading.models)
         if own is not None:
             return Planned(own.schema, rows=own.to_batches())
         for name, rows in self._rows.items():

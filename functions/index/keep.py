@@ -97,8 +97,6 @@ async def _keep_table(
                 kept.refreshed.setdefault(shown, {})[index.name] = done
     except FirnlineError as error:
         kept.errors[name] = error
-    except NotImplementedError:
-        return
     except Exception as error:  # noqa: BLE001 — a defect that one table meets must not keep the others from their pass
         kept.errors[name] = InternalError("refreshing this index met a defect", index=name, reason=repr(error))
 

@@ -7,8 +7,10 @@ from service.write.statements import (
     AlterTable,
     CopyFrom,
     CopyTo,
+    CreateIndex,
     CreateTable,
     Delete,
+    DropIndex,
     DropTable,
     Insert,
     Merge,
@@ -46,6 +48,14 @@ async def dispatch(work: Work, write: Write) -> Outcome:
             from service.write.drop import drop_table
 
             return await drop_table(work, write)
+        case CreateIndex():
+            from service.write.index import create_index
+
+            return await create_index(work, write)
+        case DropIndex():
+            from service.write.index import drop_index
+
+            return await drop_index(work, write)
         case Truncate():
             from service.write.overwrite import truncate
 

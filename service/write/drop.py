@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from catalog.indexes import Indexes
 from service.write.context import Outcome, Work
 from service.write.statements import DropTable
 from storage.errors import InvalidError, NotFoundError
@@ -24,6 +25,8 @@ async def drop_table(work: Work, statement: DropTable) -> Outcome:
             "PURGE deletes the files of tables that CREATE TABLE made; this one is external", table=shown
         )
     await work.engine.tables.drop(space, name, if_exists=statement.if_exists)
+    # A crash before this leaves indexes of no table, which a compaction pass removes.
+    await Indexes(work.engine.kv, work.engine.clock).drop(entry.id)
     if not statement.purge:
         return Outcome(f"dropped table {shown}; its files are untouched")
     n_files = 0

@@ -7,6 +7,7 @@ import importlib
 import numpy as np
 
 from catalog.tables import TableEntry
+from functions.index.keep import Kept
 from service.write.bulk import passed_watermark
 from service.write.compose import Text, quoted
 from service.write.context import Outcome, Work
@@ -24,6 +25,8 @@ __all__ = ["optimize", "restore", "vacuum"]
 async def optimize(work: Work, statement: Optimize) -> Outcome:
     """Fold the log into the table, then merge its small files; those that may hold rows of WHERE, if it is given."""
     from functions.compact import optimize as merge_files
+    from functions.index.keep import keep_indexes
+    from service.write.index import maintenance_of
 
     entry = await work.managed(statement.table)
     start = await retried(work, lambda: _folded(work, statement.table))
@@ -42,9 +45,20 @@ async def optimize(work: Work, statement: Optimize) -> Outcome:
 
     done = await merge_files(work.stores, work.engine.tables, work.engine.clock, entry, choose=choose)
     work.committed()
+    kept = await keep_indexes(maintenance_of(work), [await work.managed(statement.table)], as_one=True)
     shown = f"{entry.namespace}.{entry.name}"
     log = f"{start.n_rows} rows of {start.n_records} records folded"
-    return Outcome(f"optimized {shown}: {log}, {done.n_files_removed} files became {done.n_files_added}")
+    return Outcome(f"optimized {shown}: {log}, {done.n_files_removed} files became {done.n_files_added}{_told(kept)}")
+
+
+def _told(kept: Kept) -> str:
+    """What became of the indexes: the table is optimized all the same."""
+    built = "".join(
+        f", index {name} has {len(each.index.segments)} segments"
+        for found in kept.refreshed.values() for name, each in found.items()
+    )  # fmt: skip
+    failed = "".join(f"; {name} could not be refreshed: {error.message}" for name, error in kept.errors.items())
+    return built + failed
 
 
 async def _folded(work: Work, table: tuple[str, str]) -> Folded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.cursor import Cursor
 from service.parse import Parsed, timestamp_ms
-from service.write import parse_ddl, parse_dml
+from service.write import parse_ddl, parse_dml, parse_index
 from service.write.statements import Optimize, Restore, Vacuum, Write
 from storage.errors import UnsupportedError
 
@@ -27,6 +27,8 @@ def parse_write(parsed: Parsed) -> Write:
         case "CREATE":
             return _create(cursor)
         case "DROP":
+            if cursor.skip("INDEX"):
+                return parse_index.drop_index(cursor)
             cursor.skip("EXTERNAL")
             cursor.expect("TABLE")
             return parse_ddl.drop_table(cursor)
@@ -72,6 +74,10 @@ def _create(cursor: Cursor) -> Write:
         raise UnsupportedError(
             "CREATE OR REPLACE is not supported; DROP TABLE IF EXISTS first, or INSERT OVERWRITE to replace the rows"
         )
+    if cursor.at("UNIQUE", "INDEX"):
+        raise UnsupportedError("a unique index is not supported; PRIMARY KEY in CREATE TABLE keeps keys apart")
+    if cursor.skip("INDEX"):
+        return parse_index.create_index(cursor)
     cursor.expect("TABLE")
     return parse_ddl.create_table(cursor)
 

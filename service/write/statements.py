@@ -17,9 +17,11 @@ __all__ = [
     "Assignment",
     "CopyFrom",
     "CopyTo",
+    "CreateIndex",
     "CreateTable",
     "Delete",
     "DropColumn",
+    "DropIndex",
     "DropTable",
     "Insert",
     "Merge",
@@ -267,7 +269,28 @@ class Restore:
     timestamp_ms: int | None = None
 
 
+@dataclass(frozen=True)
+class CreateIndex:
+    """``name`` None: made of the table's and the columns'. ``kind`` None: as the table's files are sorted."""
+
+    table: TableName
+    name: str | None
+    columns: tuple[str, ...]
+    kind: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    if_not_exists: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DropIndex:
+    """The rows stay as they are."""
+
+    table: TableName
+    name: str
+    if_exists: bool = False
+
+
 Write = (
     CreateTable | DropTable | Truncate | AlterTable | Insert | Update | Delete | Merge | CopyFrom | CopyTo | Optimize
-    | Vacuum | Restore
+    | Vacuum | Restore | CreateIndex | DropIndex
 )  # fmt: skip
