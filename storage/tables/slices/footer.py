@@ -17,6 +17,8 @@ from storage.tables.slices.thrift import BINARY, STRUCT, ThriftReader
 __all__ = ["Chunk", "Footer", "Group", "Pages", "parse_footer", "parse_offset_index"]
 
 _ROWS_MAX = 1 << 36
+_DATA_PAGES = (0, 3)
+_DICTIONARY_ENCODINGS = (2, 8)
 _OLD_WRITER = re.compile(rb"parquet-mr version 1\.([0-9]+)(?:\.([0-9]+))?")
 
 Pages = tuple[list[int], list[int], list[int]]
@@ -25,13 +27,18 @@ Pages = tuple[list[int], list[int], list[int]]
 
 @dataclass(slots=True)
 class Chunk:
-    """What the footer says of a column chunk."""
+    """What the footer says of a column chunk.
+
+    coded, n_pages : data pages that are coded by the dictionary, and all; -1 where that is not said
+    """
 
     codec: int = 0
     values: int = 0
     size: int = 0
     data: int = -1
     dictionary: int = 0
+    coded: int = -1
+    n_pages: int = -1
     index_start: int = 0
     index_bytes: int = 0
     reason: str = ""
@@ -147,8 +154,25 @@ def _column_metadata(reader: ThriftReader, chunk: Chunk) -> None:
             chunk.data = reader.integer(kind)
         elif number == 11:
             chunk.dictionary = reader.integer(kind)
+        elif number == 13:
+            _encoding_stats(reader, kind, chunk)
         else:
             reader.skip(kind)
+
+
+def _encoding_stats(reader: ThriftReader, kind: int, chunk: Chunk) -> None:
+    """Count the data pages, and those of them that are coded by the dictionary."""
+    chunk.coded = chunk.n_pages = 0
+    for _ in range(reader.list_of(STRUCT, kind)):
+        found = {1: -1, 2: -1, 3: 0}
+        for number, inner in reader.fields():
+            if number in found:
+                found[number] = reader.integer(inner)
+            else:
+                reader.skip(inner)
+        if found[1] in _DATA_PAGES:
+            chunk.n_pages += found[3]
+            chunk.coded += found[3] if found[2] in _DICTIONARY_ENCODINGS else 0
 
 
 def _schema(elements: bytes, arrow: bytes, created_by: bytes) -> FileSchema:

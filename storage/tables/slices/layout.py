@@ -31,6 +31,7 @@ class Chunks:
     size : bytes
     extra : values less rows; not 0 where a leaf is repeated
     codec : the Parquet format's number
+    coded : pages from the first that may need the dictionary page; writers that give it up do so for good
     page_first : [n + 1] which pages are a chunk's; none for a row group that is one block
     page_row : first row of each page in its row group
     page_start, page_size : bytes
@@ -41,6 +42,7 @@ class Chunks:
     size: np.ndarray = field(default_factory=_none)
     extra: np.ndarray = field(default_factory=_none)
     codec: np.ndarray = field(default_factory=_none)
+    coded: np.ndarray = field(default_factory=_none)
     page_first: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
     page_row: np.ndarray = field(default_factory=_none)
     page_start: np.ndarray = field(default_factory=_none)

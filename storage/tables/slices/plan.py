@@ -11,7 +11,7 @@ from storage.tables.slices.layout import BLOCK_ROWS, Area, FileLayout, Piece, Sl
 
 __all__ = ["RANGE_BYTES_MAX", "plan_reads"]
 
-NEAR_BYTES = 64 << 10
+NEAR_BYTES = 128 << 10
 """Ranges no farther apart are read as one: the bytes between cost less than another request."""
 WASTE_MAX = 0.25
 """Farther ones too, as long as what lies between is no more than this part of what is needed."""
@@ -141,6 +141,7 @@ def _spans(
         end = int(chunks.page_start[page_limit - 1] + chunks.page_size[page_limit - 1])
         # How many values a repeated leaf has in some of its pages nobody says; readers stop at the last page anyway.
         values = n_rows + int(chunks.extra[at]) if many else high - low
+        head = head if page - first < int(chunks.coded[at]) else 0
         yield start, start + head, int(chunks.page_start[page]), end, values, int(chunks.codec[at])
 
 

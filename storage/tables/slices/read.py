@@ -11,7 +11,7 @@ import numpy as np
 from storage.errors import ConflictError, CorruptError, UnsupportedError
 from storage.stores import Stores
 from storage.tables.slices.file_schema import MAGIC
-from storage.tables.slices.footer import Footer, Group, Pages, parse_footer, parse_offset_index
+from storage.tables.slices.footer import Chunk, Footer, Group, Pages, parse_footer, parse_offset_index
 from storage.tables.slices.layout import BLOCK_ROWS, Chunks, FileLayout, block_rows_of
 
 __all__ = ["read_layouts"]
@@ -19,6 +19,8 @@ __all__ = ["read_layouts"]
 TAIL_BYTES = 64 << 10
 """Most footers fit, and the offset index in front of them; a larger one costs a second request."""
 CONCURRENT_READS = 32
+_GIVE_UP = (b"parquet-cpp-arrow", b"parquet-rs", b"parquet-mr")
+"""Writers that code no page by the dictionary once one of the column chunk is not."""
 _GROUP_ROWS_PAGED_MAX = 1 << 31
 
 
@@ -99,15 +101,22 @@ def _layout(parse: Footer, groups: Sequence[Group], parts: Sequence[bytes], etag
         for chunk, each in zip(chunks, pages, strict=True)
     ]
     extra = [chunk.values - group.n_rows for group in parse.groups for chunk in group.chunks]
+    gives_up = parse.schema.created_by.startswith(_GIVE_UP)
+    coded = [_coded(chunk, len(each[0]), gives_up) if each else 0 for chunk, each in zip(chunks, pages, strict=True)]
     return FileLayout(
         int(group_rows[-1]), etag, block_rows_of(group_rows, np.array(paged, bool)), parse.schema, group_rows,
         Chunks(
             _ints(chunk.start for chunk in chunks), _ints(heads), _ints(chunk.size for chunk in chunks), _ints(extra),
-            _ints(chunk.codec for chunk in chunks),
+            _ints(chunk.codec for chunk in chunks), _ints(coded),
             _ints(accumulate((len(each[0]) if each else 0 for each in pages), initial=0)),
             *(_ints(value for each in pages if each for value in each[part]) for part in range(3)),
         ),
     )  # fmt: skip
+
+
+def _coded(chunk: Chunk, n_pages: int, gives_up: bool) -> int:
+    """How many of the first pages may be coded by the dictionary."""
+    return chunk.coded if gives_up and 0 <= chunk.coded <= chunk.n_pages == n_pages else n_pages
 
 
 def _ints(values: object) -> np.ndarray:

@@ -66,7 +66,7 @@ def pack(layouts: Sequence[FileLayout]) -> bytes:
 
 
 _NONE = np.zeros(0, np.int64)
-_PLAIN = ("head", "size", "extra", "codec")
+_PLAIN = ("head", "size", "extra", "codec", "coded")
 
 
 def _gaps(starts: np.ndarray, limits: np.ndarray, first: int) -> np.ndarray:
@@ -208,14 +208,14 @@ class _Layouts(Sequence[FileLayout]):
         )  # fmt: skip
 
     def _chunks(self, mine: slice) -> Chunks:
-        head, size, extra, codec = (self._plain[name][mine].astype(np.int64) for name in _PLAIN)
+        head, size, extra, codec, coded = (self._plain[name][mine].astype(np.int64) for name in _PLAIN)
         start = np.cumsum(self._gaps[mine] + np.concatenate([[0], size[:-1]])) if len(size) else _NONE
         page_first = self._page_first[mine.start : mine.stop + 1] - self._page_first[mine.start]
         pages = slice(int(self._page_first[mine.start]), int(self._page_first[mine.stop]))
         rows, gaps, sizes = (part[pages].astype(np.int64) for part in self._pages)
         counts = np.diff(page_first)
         return Chunks(
-            start, head, size, extra, codec, page_first,
+            start, head, size, extra, codec, coded, page_first,
             _sums_within(rows, counts), _page_starts(gaps, sizes, counts, start + head), sizes,
         )  # fmt: skip
 
