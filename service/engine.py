@@ -71,6 +71,7 @@ class Engine:
             from service.lookup import run_lookup
 
             rows = await run_lookup(self, self._reading, self._loading(stores, receipt), statement, receipt)
+            assert rows is not None
             return self._result(rows, receipt, stores, started)
         parsed = parse(statement.sql, statement.params)
         if parsed.kind == "command":
@@ -78,16 +79,33 @@ class Engine:
             return self._result(pa.table({"status": [text]}), receipt, stores, started)
         if parsed.kind == "write":
             return self._result(await self._write(parsed, statement, receipt), receipt, stores, started)
-        point = point_query(parsed)
-        if point is not None and not statement.limits.scan_bytes_max:
-            loading = self._loading(stores, receipt)
-            found = await run_point(self._reading, loading, point, statement.route, receipt)
-            if found is not None:
-                return self._result(found, receipt, stores, started)
+        found = await self._by_key(statement, parsed, receipt, stores)
+        if found is not None:
+            return self._result(found, receipt, stores, started)
         planned = await self._plan(statement, parsed, receipt, stores)
         receipt.planning_ms = (time.perf_counter() - started[0]) * 1000
         rows = self._execute(planned, parsed, receipt)
         return Result(planned.schema, self._finish(rows, receipt, stores, started), receipt)
+
+    async def point(self, statement: Statement) -> Result | None:
+        """Return the answer of a statement that takes a few ranged reads; None if it takes the planner."""
+        started = time.perf_counter(), time.process_time()
+        receipt = Receipt(statement_id=statement.statement_id)
+        stores = self.stores.scoped()
+        if statement.lookup is None:
+            rows = await self._by_key(statement, parse(statement.sql, statement.params), receipt, stores)
+        else:
+            from service.lookup import run_lookup
+
+            loading = self._loading(stores, receipt)
+            rows = await run_lookup(self, self._reading, loading, statement, receipt, plans=False)
+        return None if rows is None else self._result(rows, receipt, stores, started)
+
+    async def _by_key(self, statement: Statement, parsed: Parsed, receipt: Receipt, stores: Stores) -> pa.Table | None:
+        asked = point_query(parsed)
+        if asked is None or statement.limits.scan_bytes_max:
+            return None
+        return await run_point(self._reading, self._loading(stores, receipt), asked, statement.route, receipt)
 
     async def query(
         self,

@@ -44,6 +44,8 @@ class Kind(enum.IntEnum):
     """The receipt, JSON; the statement succeeded."""
     ERROR = 8
     """The error on the wire, JSON; ``"broken": true`` when the worker should not be used again."""
+    ELSEWHERE = 9
+    """The look-up worker leaves a statement to the others."""
 
 
 class Frames:

@@ -39,12 +39,12 @@ _KEYS = "firnline_keys"
 
 
 async def run_lookup(
-    engine: Engine, reading: Reading, loading: Loading, statement: Statement, receipt: Receipt
-) -> pa.Table:
+    engine: Engine, reading: Reading, loading: Loading, statement: Statement, receipt: Receipt, *, plans: bool = True
+) -> pa.Table | None:
     """Return the rows of the keys asked for, key by key in their order; a key asked for twice has its rows twice.
 
     The columns are those asked for, else the key's and then the others. The schema says which keys were found
-    (`service.found`).
+    (`service.found`). Without ``plans`` it is None where finding them takes the planner.
 
     Raises
     ------
@@ -73,6 +73,8 @@ async def run_lookup(
         if not _has_zeros(keys):
             distinct = exact.take(kept)
             found_rows = await point_rows(reading, loading, loaded, names, distinct, read, receipt, statement.route)
+        if found_rows is None and not plans:
+            return None
         if found_rows is None:
             found_rows = await _query(engine, statement, receipt, asked.table, names, read, keys.take(kept))
         rows = found_rows

@@ -81,6 +81,10 @@ class WorkerProcess:
         with contextlib.suppress(OSError):
             await self._frames.send(Kind.RUN, pickle.dumps((statement, kind)))
 
+    async def send(self, kind: Kind, payload: bytes) -> None:
+        """Send the worker a frame. Raises `OSError` when it is gone."""
+        await self._frames.send(kind, payload)
+
     async def cancel(self, statement_id: str) -> None:
         """Ask the worker to stop a statement; it answers with an error frame, if it can."""
         with contextlib.suppress(OSError):
@@ -173,15 +177,15 @@ class WorkerProcess:
             transport.close()
 
 
-def start_worker() -> WorkerProcess:
-    """Start a process, from the event loop's own thread: the worker dies with the thread that started it."""
+def start_worker(module: str = "service.worker") -> WorkerProcess:
+    """Start a process that runs ``module``, from the event loop's own thread: it dies with the starting thread."""
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
     scratch = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-")
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service.worker", str(theirs.fileno()), str(os.getpid()), scratch],
+            [sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid()), scratch],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

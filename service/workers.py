@@ -4,8 +4,9 @@
    its memory the worker is killed at once. Either way the memory is back and the statement's error names the limit.
 2. A worker that crashes costs the statement that it ran, with an error that says so, and nothing else.
 3. The bytes of a slow reader wait in the worker: between it and the client are a few frames and the socket's buffers.
-4. At most ``workers_max`` statements run and ``queue_max`` wait; the next one gets `OverloadedError`.
-5. No worker outlives this process, however it ends.
+4. Look-ups that take a few ranged reads share one process more (`service.lookup_worker`).
+5. At most ``workers_max`` statements run and ``queue_max`` wait; the next one gets `OverloadedError`.
+6. No worker outlives this process, however it ends.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import pyarrow as pa
 from service.encode import Chunk
 from service.executor import EncodedResult, Load, interrupted_error, timeout_error
 from service.frames import Kind
+from service.lookup_worker import LookupWorker
 from service.pool import WorkerPool, WorkerSettings, closing_error
 from service.statement import Format, Receipt, Result, Statement
 from service.streams import Stream
@@ -61,6 +63,7 @@ class ProcessRunner:
     def __init__(self, open_runner: OpenRunner, clock: Clock, settings: WorkerSettings) -> None:
         self._clock = clock
         self._pool = WorkerPool(open_runner, clock, settings)
+        self._lookups = LookupWorker(open_runner, clock, settings)
         self._runs: dict[str, _Run] = {}
 
     async def __aenter__(self) -> ProcessRunner:
@@ -79,11 +82,16 @@ class ProcessRunner:
         return Result(schema, Stream(_decoded(chunks), chunks.aclose), receipt)
 
     async def run_encoded(self, statement: Statement, kind: Format) -> EncodedResult:
+        found = await self._lookups.ask(statement, kind)
+        if found is not None:
+            return found
         run, schema = await self._begin(statement, kind)
         receipt = Receipt(statement_id=statement.statement_id)
         return EncodedResult(schema, self._stream(run, receipt), receipt)
 
     def cancel(self, statement_id: str) -> bool:
+        if self._lookups.cancel(statement_id):
+            return True
         run = self._runs.get(statement_id)
         if run is None or run.finished.is_set():
             return False
@@ -92,7 +100,8 @@ class ProcessRunner:
 
     def load(self) -> Load:
         n_queued = self._pool.n_queued
-        return Load(max(0, len(self._runs) - n_queued), n_queued, self._pool.n_workers, self._pool.restarts)
+        n_running = max(0, len(self._runs) - n_queued) + self._lookups.n_running
+        return Load(n_running, n_queued, self._pool.n_workers, self._pool.restarts)
 
     async def ready(self) -> bool:
         return self._pool.n_workers > 0
@@ -106,6 +115,7 @@ class ProcessRunner:
 
     def stop_all(self) -> None:
         """Stop every statement: each fails with `UnavailableError`, a write with `IndeterminateError`."""
+        self._lookups.stop_all()
         for run in list(self._runs.values()):
             self._fail(run, _closing(run))
 
@@ -113,6 +123,7 @@ class ProcessRunner:
         """Kill every worker. Statements that run fail as with `stop_all`."""
         for run in self._runs.values():
             run.failure = run.failure or _closing(run)
+        await self._lookups.close()
         await self._pool.close()
 
     async def _begin(self, statement: Statement, kind: Format | None) -> tuple[_Run, pa.Schema]:
