@@ -90,12 +90,11 @@ def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 def hashes(keys: pa.Table) -> np.ndarray:
     """Return `functions.keys.key_hashes` of all columns, those of fixed-size bytes as bytes: uint64[n]."""
-    names = [str(place) for place in range(keys.num_columns)]
-    columns = [
-        one_chunk(column).cast(pa.large_binary()) if pa.types.is_fixed_size_binary(column.type) else column
-        for column in keys.columns
-    ]
-    return key_hashes(pa.Table.from_arrays(columns, names=names), names)
+    names = keys.column_names
+    for place, column in enumerate(keys.columns):
+        if pa.types.is_fixed_size_binary(column.type):
+            keys = keys.set_column(place, names[place], one_chunk(column).cast(pa.large_binary()))
+    return key_hashes(keys, names)
 
 
 @dataclass(frozen=True)

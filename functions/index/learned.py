@@ -61,16 +61,16 @@ class Run:
         if not len(key):
             return NOTHING
         predicted = self.model.predict(np.concatenate((low, high + _ONE)))
-        start = predicted[: len(low)] - self.model.error
-        stop = np.where(high == _LAST, self.firsts[-1], predicted[len(low) :] + self.model.error)
+        start, stop = predicted[: len(low)] - self.model.error, predicted[len(low) :] + self.model.error
+        if high[-1] == _LAST or (len(high) > 1 and high.max() == _LAST):
+            stop[high == _LAST] = self.firsts[-1]
         base = self.firsts[place]
-        begin = np.maximum(start[key], base) - base
-        end = np.minimum(stop[key], self.firsts[place + 1]) - base
-        first_row = self.first_rows[place]
+        begin, end = np.maximum(start[key], base), np.minimum(stop[key], self.firsts[place + 1])
         some = begin < end
-        if some.all():
-            return key, self.files[place], first_row + begin, first_row + end
-        return key[some], self.files[place[some]], (first_row + begin)[some], (first_row + end)[some]
+        if not some.all():
+            key, place, base, begin, end = key[some], place[some], base[some], begin[some], end[some]
+        shift = self.first_rows[place] - base
+        return key, self.files[place], begin + shift, end + shift
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +100,13 @@ class Learned:
         if hashes is None or self.filter is None:
             parts = [run.locate(numbers, numbers) for run in self.runs]
             return _joined(parts)
-        key, run, found = self.several.find(hashes)
         value = self.filter.find(hashes)
-        single = np.flatnonzero((value >= 0) & ~found)
         if len(self.runs) == 1:
-            return _renamed(self.runs[0].locate(numbers[single], numbers[single]), single) if len(single) else NOTHING
+            single = np.flatnonzero(value >= 0)
+            asked = numbers[single]
+            return _renamed(self.runs[0].locate(asked, asked), single) if len(single) else NOTHING
+        key, run, found = self.several.find(hashes)
+        single = np.flatnonzero((value >= 0) & ~found)
         key, run = np.concatenate((key, single)), np.concatenate((run, value[single]))
         order = np.argsort(run, kind="stable")
         key, run = key[order], run[order]

@@ -77,11 +77,12 @@ async def read_keys(stores: Stores, source: Source, file: int, layout: FileLayou
 
 def _stretches(layout: FileLayout) -> Iterator[Slice]:
     """Yield the rows of a file in stretches of blocks, each of about `ROWS_AT_ONCE` rows unless a block is larger."""
+    limits = layout.block_rows.tolist()
     start = 0
-    for limit, behind in zip(layout.block_rows[1:].tolist(), [*layout.block_rows[2:].tolist(), None], strict=True):
-        if behind is None or behind - start > ROWS_AT_ONCE:
-            yield Slice(start, limit)
-            start = limit
+    for at in range(1, len(limits)):
+        if at + 1 == len(limits) or limits[at + 1] - start > ROWS_AT_ONCE:
+            yield Slice(start, limits[at])
+            start = limits[at]
 
 
 def _part(

@@ -55,6 +55,8 @@ def expand(firsts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     int64[sum of counts], twice
     """
+    if (counts == 1).all():
+        return np.arange(len(counts)), firsts
     which = np.repeat(np.arange(len(counts)), counts)
     before = np.cumsum(counts) - counts
     return which, np.arange(len(which)) - np.repeat(before - firsts, counts)
