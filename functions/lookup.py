@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from functions.records import plain
 from storage.errors import ConflictError, CorruptError
 from storage.stores import Stores
 from storage.tables.merge_on_read import equals_any, live_rows, with_ids
-from storage.tables.project import constants_of, project_batch, source_of
+from storage.tables.project import constants_of, is_direct, project_batch, source_of
 from storage.tables.slices import FileLayout, Slice, SliceRead, decode, plan_reads
 from storage.tables.snapshot import Deletes, EqualityDelete, LoadedDeletes, Snapshot
 
@@ -72,14 +72,14 @@ class FileRead:
     """What is read of file ``index`` of the snapshot.
 
     keys : int64[k], numbers of the asked keys that may be there; of a range empty
-    columns : stored ones
+    shape : how the columns lie in it
     """
 
     index: int
     layout: FileLayout
     slices: tuple[Slice, ...]
     keys: np.ndarray
-    columns: tuple[str, ...]
+    shape: _Shape
     read: SliceRead
 
 
@@ -107,13 +107,38 @@ class LookupPlan:
         return tuple(each.index for each in self.reads)
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """How columns of a table lie in files of one schema.
+
+    columns : stored ones that hold them
+    sources : column of the table → the stored one that is the same, if that is so for all; else None
+    """
+
+    file_schema: object
+    columns: tuple[str, ...]
+    sources: Mapping[str, str] | None
+
+
 class Memory:
-    """What a process remembers of the files it looked into: their deleted rows, and which are not to be trusted."""
+    """What a process remembers of the files it looked into: how their columns are the table's, their deleted rows, and
+    which are not to be trusted."""
 
     def __init__(self, entries_max: int = 4096) -> None:
         self._entries_max = entries_max
+        self._shapes: OrderedDict[tuple[object, ...], _Shape] = OrderedDict()
         self._deletes: OrderedDict[Deletes, LoadedDeletes] = OrderedDict()
         self._distrusted: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def shape(self, snapshot: Snapshot, layout: FileLayout, names: tuple[str, ...]) -> _Shape:
+        """Return how columns of the table lie in a file."""
+        key = (snapshot.location, snapshot.etag, id(layout.file_schema), names)
+        known = self._shapes.get(key) if snapshot.etag else None
+        if known is None or known.file_schema is not layout.file_schema:
+            known = self._shapes[key] = _shape(snapshot, layout, names)
+            while len(self._shapes) > self._entries_max:
+                self._shapes.popitem(last=False)
+        return known
 
     async def deletes(self, stores: Stores, wanted: Deletes) -> LoadedDeletes:
         """Return the deleted rows, read once."""
@@ -184,7 +209,10 @@ def plan(
             segment.locate(asked.keys) if isinstance(asked, Pinned) else segment.locate_range(asked.low, asked.high)
         )
         for at, slices, keys in _by_file(located, mine):
-            reads.append(_file_read(snapshot, int(by.files[at]), segment.layouts[at], slices, keys, every))
+            layout = segment.layouts[at]
+            shape = memory.shape(snapshot, layout, every)
+            read_ = plan_reads(layout, slices, shape.columns)
+            reads.append(FileRead(int(by.files[at]), layout, slices, keys, shape, read_))
     return LookupPlan(
         snapshot, asked, every, tuple(reads), covered, n_segments,
         sum(_n_blocks(each) for each in reads), sum(len(each.read.ranges) for each in reads),
@@ -239,25 +267,22 @@ def _n_blocks(each: FileRead) -> int:
     return total
 
 
-def _file_read(
-    snapshot: Snapshot, index: int, layout: FileLayout, slices: tuple[Slice, ...], keys: np.ndarray,
-    names: Sequence[str], more: Sequence[pa.Field] = (),
-) -> FileRead:  # fmt: skip
-    stored = tuple(_stored_columns(snapshot, layout, names, more))
-    return FileRead(index, layout, slices, keys, stored, plan_reads(layout, slices, stored))
-
-
-def _stored_columns(
-    snapshot: Snapshot, layout: FileLayout, names: Sequence[str], more: Sequence[pa.Field]
-) -> list[str]:
-    """Return the file's columns that hold those of the table, and the fields ``more``."""
-    schema = with_ids(layout.schema.empty_table(), snapshot).schema
-    candidates = list(schema)
-    constant = snapshot.files.partitions if snapshot.matching != "field_id" else {}
+def _shape(snapshot: Snapshot, layout: FileLayout, names: Sequence[str], more: Sequence[pa.Field] = ()) -> _Shape:
+    """Return how columns of the table, and the fields ``more``, lie in a file."""
+    candidates = list(with_ids(layout.schema.empty_table(), snapshot).schema)
+    files, matching = snapshot.files, snapshot.matching
+    constant = files.partitions if matching != "field_id" else {}
     fields = [snapshot.schema.field(name) for name in names if name not in constant]
-    found = [source_of(field, candidates, snapshot.matching) for field in (*fields, *more)]
-    wanted = {field.name for field in found if field is not None}
-    return [name for name in layout.schema.names if name in wanted]
+    found = {field.name: source_of(field, candidates, matching) for field in fields}
+    others = [source_of(field, candidates, matching) for field in more]
+    wanted = {source.name for source in (*found.values(), *others) if source is not None}
+    columns = tuple(name for name in layout.schema.names if name in wanted)
+    same = len(fields) == len(names) and all(
+        source is not None and is_direct(field, source, matching) and field.name not in files.absent
+        for field, source in zip(fields, found.values(), strict=True)
+    )
+    sources = {name: source.name for name, source in found.items() if source is not None} if same else None
+    return _Shape(layout.file_schema, columns, sources)
 
 
 async def read(stores: Stores, planned: LookupPlan, memory: Memory) -> Found:
@@ -301,7 +326,8 @@ def _with_deletes(snapshot: Snapshot, each: FileRead, deletes: LoadedDeletes | N
     if deletes is None or not deletes.equality:
         return each
     more = [field for delete in deletes.equality for field in delete.schema]
-    return _file_read(snapshot, each.index, each.layout, each.slices, each.keys, names, more)
+    shape = _shape(snapshot, each.layout, names, more)
+    return replace(each, shape=shape, read=plan_reads(each.layout, each.slices, shape.columns))
 
 
 def _decoded(
@@ -316,7 +342,7 @@ def _decoded(
         try:
             if data is None:
                 raise CorruptError("the file is not the one that was indexed")
-            found = [_matching(planned, each, first, batch, deletes) for first, batch in
+            found = [_matching(planned, each, first, batch, deletes.get(each.index)) for first, batch in
                      decode(each.layout, each.read, data)]  # fmt: skip
         except CorruptError:
             distrusted.append(each.index)
@@ -329,29 +355,38 @@ def _decoded(
 
 
 def _matching(
-    planned: LookupPlan, each: FileRead, first_row: int, stored: pa.RecordBatch, deletes: dict[int, LoadedDeletes]
+    planned: LookupPlan, each: FileRead, first_row: int, stored: pa.RecordBatch, deletes: LoadedDeletes | None
 ) -> pa.RecordBatch | None:
     """Return the live rows of a batch whose key is asked for, in the table's columns; None if there are none."""
     snapshot = planned.snapshot
-    batch = with_ids(stored, snapshot)
-    constants = constants_of(snapshot, each.index)
-    names = _key_names(planned.asked)
-    keys = pa.schema([snapshot.schema.field(name) for name in names])
-    places = np.flatnonzero(
-        _asked_for(planned.asked, each.keys, project_batch(batch, keys, snapshot.matching, constants))
-    )
+    constants = constants_of(snapshot, each.index) if each.shape.sources is None else {}
+    batch = with_ids(stored, snapshot) if each.shape.sources is None or deletes is not None else stored
+    keys = _columns(planned, each, batch, _key_names(planned.asked), constants)
+    places = np.flatnonzero(_asked_for(planned.asked, each.keys, keys))
     if not len(places):
         return None
     batch = _taken(batch, places)
-    loaded = deletes.get(each.index)
-    if loaded is not None:
-        gone = np.flatnonzero(np.isin(first_row + places, loaded.positions))
-        keep = live_rows(batch, 0, replace(loaded, positions=gone), constants)
+    if deletes is not None:
+        gone = np.flatnonzero(np.isin(first_row + places, deletes.positions))
+        keep = live_rows(batch, 0, replace(deletes, positions=gone), constants_of(snapshot, each.index))
         if keep is not None:
             batch = batch.filter(pa.array(keep))
+    if not batch.num_rows:
+        return None
     wanted = set(planned.columns)
-    schema = pa.schema([field for field in snapshot.schema if field.name in wanted])
-    return project_batch(batch, schema, snapshot.matching, constants) if batch.num_rows else None
+    return _columns(planned, each, batch, [name for name in snapshot.schema.names if name in wanted], constants)
+
+
+def _columns(
+    planned: LookupPlan, each: FileRead, batch: pa.RecordBatch, names: Sequence[str],
+    constants: Mapping[str, pa.Scalar],
+) -> pa.RecordBatch:  # fmt: skip
+    """Return columns of the table, of a batch of stored ones."""
+    snapshot, sources = planned.snapshot, each.shape.sources
+    schema = pa.schema([snapshot.schema.field(name) for name in names])
+    if sources is None:
+        return project_batch(batch, schema, snapshot.matching, constants)
+    return pa.RecordBatch.from_arrays([batch.column(sources[name]) for name in names], schema=schema)
 
 
 def _taken(batch: pa.RecordBatch, places: np.ndarray) -> pa.RecordBatch:

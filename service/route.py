@@ -38,6 +38,8 @@ REMOTE_REQUEST_BYTES = 256 << 10
 """What a request to an object store costs, as bytes: at 10 ms and 25 MB/s, what one stream reads meanwhile."""
 LOCAL_REQUEST_BYTES = 16 << 10
 """What a read of a local file costs: 20 µs, in which 16 KiB are decoded."""
+SCAN_BYTES = 1 << 20
+"""What a scan costs before its first byte: it is planned, its files are opened and streams are started; 1 to 2 ms."""
 SCAN_REQUESTS = 3
 """Of a scanned file: the engine asks for its size, and reads a column's pages in two or three ranges."""
 LOOKUP_BYTE = 1.5
@@ -166,7 +168,7 @@ def _scan_cost(found: LookupPlan) -> float:
     files = found.snapshot.files
     share = min(1.0, max(1, len(found.columns)) / max(1, len(found.snapshot.schema)))
     n_bytes = float(files.sizes[found.covered].sum()) * share
-    return int(found.covered.sum()) * SCAN_REQUESTS * _request_bytes(found.snapshot) + n_bytes
+    return SCAN_BYTES + int(found.covered.sum()) * SCAN_REQUESTS * _request_bytes(found.snapshot) + n_bytes
 
 
 # What predicates pin

@@ -1,0 +1,266 @@
+"""Rows by their keys: the same rows as a scan's, whatever happened to the table, to its files or to its indexes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from catalog.indexes import IndexKind
+from service.executor import InlineExecutor
+from service.statement import Receipt, Route, Statement
+from storage.errors import InvalidError
+from tests.support.indexed import add_index, refresh_indexes
+from tests.support.lakes import Lake, open_lake
+
+pytestmark = pytest.mark.anyio
+
+N = 40_000
+KINDS: tuple[IndexKind, ...] = ("learned", "locator")
+
+
+@pytest.fixture
+async def lake(tmp_path: Path) -> AsyncIterator[Lake]:
+    async with open_lake(tmp_path / "lake") as opened:
+        yield opened
+
+
+async def run(
+    lake: Lake, sql: str, route: Route = "auto", params: Sequence[Any] | None = None
+) -> tuple[list[tuple[Any, ...]], Receipt]:
+    """Return the rows in order, and the receipt."""
+    statement = Statement(sql, "s", params, route=route)
+    result = await InlineExecutor(lake.engine, lake.engine.clock).run(statement)
+    table = pa.Table.from_batches([batch async for batch in result.batches], result.schema)
+    return sorted(zip(*[column.to_pylist() for column in table.columns], strict=True), key=repr), result.receipt
+
+
+async def same(lake: Lake, *statements: str, looked_up: bool | None = True) -> None:
+    """Assert that each statement has the same rows by every route, and that an index was used, or was not."""
+    for sql in statements:
+        scanned, receipt = await run(lake, sql, "scan")
+        assert all(route.startswith("scan") for route in receipt.routes.values())
+        found, receipt = await run(lake, sql)
+        assert found == scanned, sql
+        if looked_up is None:
+            continue
+        if looked_up:
+            forced, receipt = await run(lake, sql, "lookup")
+            assert forced == scanned, sql
+        used = any(route.startswith("lookup") for route in receipt.routes.values())
+        assert used == looked_up, (sql, receipt.routes)
+
+
+async def make(lake: Lake, format_: str = "delta", *, key: bool = True, more: str = "") -> None:
+    primary = ", PRIMARY KEY (id)" if key else ""
+    more = more or ("" if key else "ORDER BY (id)")
+    await lake.table(
+        f"CREATE TABLE t (id BIGINT NOT NULL, u BIGINT, s TEXT, v DOUBLE{primary}) USING {format_} {more} "
+        "WITH ('firn.index_primary_key' = 'false')"
+    )
+    await add(lake, 0, N)
+
+
+async def add(lake: Lake, start: int, limit: int) -> None:
+    values = f"SELECT value * 2, (value * 7919) % {N}, 's' || (value % 1000), value / 4.0"
+    await lake.table(f"INSERT INTO t {values} FROM generate_series({start}, {limit - 1})")
+    await lake.table("OPTIMIZE t")
+
+
+STATEMENTS = (
+    "SELECT * FROM t WHERE id = 14",
+    "SELECT s, id FROM t WHERE id = 14",
+    "SELECT v FROM t WHERE id = 15",
+    "SELECT * FROM t WHERE id IN (0, 2, 4, 79998, 80000, 3, -1)",
+    "SELECT count(*), sum(u), max(s) FROM t WHERE id IN (0, 2, 4, 6, 8, 10)",
+    "SELECT * FROM t WHERE id = 14 AND s = 's8'",
+    "SELECT * FROM t WHERE id = 14 AND s = 's7' ORDER BY v LIMIT 1",
+    "SELECT a.id, b.u FROM t AS a JOIN t AS b ON a.s = b.s WHERE a.id = 14 AND b.id IN (14, 2014)",
+    "SELECT id FROM t WHERE id = 14 UNION ALL SELECT u FROM t WHERE id = 16",
+    "SELECT * FROM t WHERE id = (SELECT 14)",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("format_", ["delta", "iceberg"])
+async def test_a_lookup_finds_the_rows_of_a_scan(lake: Lake, format_: str, kind: IndexKind) -> None:
+    await make(lake, format_)
+    await add_index(lake, "t", ["id"], kind)
+    await same(lake, *STATEMENTS[:-1])
+    await same(lake, STATEMENTS[-1], looked_up=None)
+    if kind == "learned":
+        await same(lake, "SELECT * FROM t WHERE id BETWEEN 100 AND 140", "SELECT s FROM t WHERE id > 79990")
+
+
+@pytest.mark.parametrize("format_", ["delta", "iceberg"])
+async def test_rows_of_the_log_override_those_found_in_files(lake: Lake, format_: str) -> None:
+    await make(lake, format_)
+    await add_index(lake, "t", ["id"], "learned")
+    await add_index(lake, "t", ["u"], "locator", "by_u")
+    await lake.table("UPDATE t SET s = 'new' WHERE id = 14")
+    await lake.table("DELETE FROM t WHERE id = 16")
+    await lake.table("INSERT INTO t VALUES (1, 5, 'odd', 0.5)")
+    await lake.table("UPDATE t SET u = -1 WHERE id = 0")
+    for id_ in (14, 16, 1, 0, 18):
+        await same(lake, f"SELECT * FROM t WHERE id = {id_}", f"SELECT count(*) FROM t WHERE id = {id_}")
+    await same(lake, "SELECT * FROM t WHERE u = 5", "SELECT * FROM t WHERE u = -1", "SELECT * FROM t WHERE u = 0")
+    await same(lake, "SELECT * FROM t WHERE id IN (0, 1, 14, 16, 18)", "SELECT id FROM t WHERE id BETWEEN 0 AND 20")
+    await lake.table("OPTIMIZE t")
+    await same(lake, "SELECT * FROM t WHERE id IN (0, 1, 14, 16, 18)", looked_up=None)
+    await refresh_indexes(lake, "t")
+    await same(lake, "SELECT * FROM t WHERE id IN (0, 1, 14, 16, 18)", "SELECT * FROM t WHERE u = -1")
+
+
+async def test_files_that_are_not_covered_are_scanned(lake: Lake) -> None:
+    await make(lake, key=False)
+    await add_index(lake, "t", ["id"], "learned")
+    await lake.table("INSERT INTO t VALUES (14, 1, 'again', 0.0), (15, 2, 'new', 0.0)")
+    await same(lake, "SELECT * FROM t WHERE id = 14", "SELECT * FROM t WHERE id = 15")
+
+
+async def test_an_update_by_key_of_a_table_without_one_rewrites_the_files_found(lake: Lake) -> None:
+    await make(lake, key=False)
+    await add_index(lake, "t", ["id"], "learned")
+    await lake.table("UPDATE t SET s = 'new' WHERE id IN (14, 79998)")
+    await lake.table("DELETE FROM t WHERE id = 16")
+    rows, _receipt = await run(lake, "SELECT id, s FROM t WHERE s = 'new' OR id IN (16, 18)", "scan")
+    assert rows == [(14, "new"), (18, "s9"), (79998, "new")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_earlier_versions_are_looked_up_too(lake: Lake, kind: IndexKind) -> None:
+    await make(lake)
+    await add_index(lake, "t", ["id"], kind)
+    version = lake.receipt.snapshots.get("default.t") or await lake.value(
+        "SELECT max(version) FROM (SELECT 1 AS version)"
+    )
+    await lake.table("UPDATE t SET s = 'new' WHERE id = 14")
+    await lake.table("OPTIMIZE t")
+    await same(lake, f"SELECT * FROM t FOR VERSION AS OF {version} WHERE id = 14", looked_up=None)
+
+
+async def test_partition_columns_and_deleted_rows(lake: Lake) -> None:
+    await lake.table("CREATE TABLE t (id BIGINT, p TEXT, v DOUBLE) PARTITIONED BY (p)")
+    await lake.table("INSERT INTO t SELECT value, 'p' || (value % 3), value / 2.0 FROM generate_series(0, 29999)")
+    await lake.table("OPTIMIZE t")
+    await add_index(lake, "t", ["id"], "locator")
+    await same(lake, "SELECT * FROM t WHERE id = 14", "SELECT p, v FROM t WHERE id IN (1, 2, 3) AND p = 'p1'")
+    await same(lake, "SELECT p FROM t WHERE id = 14")
+    await lake.table("DELETE FROM t WHERE id = 14")
+    await same(lake, "SELECT * FROM t WHERE id IN (13, 14, 17)", looked_up=None)
+
+
+@pytest.mark.parametrize("format_", ["delta", "iceberg"])
+async def test_columns_that_are_renamed_dropped_or_retyped(lake: Lake, format_: str) -> None:
+    await make(lake, format_, key=False)
+    await add_index(lake, "t", ["id"], "learned")
+    await lake.table("ALTER TABLE t ADD COLUMN w INT")
+    await same(lake, "SELECT * FROM t WHERE id = 14", "SELECT w FROM t WHERE id = 14")
+    if format_ == "iceberg":
+        await lake.table("ALTER TABLE t RENAME COLUMN id TO ident")
+        await lake.table("ALTER TABLE t RENAME COLUMN s TO id")
+        await same(lake, "SELECT * FROM t WHERE ident = 14")
+        await same(lake, "SELECT * FROM t WHERE id = 's7'", looked_up=False)
+
+
+async def test_an_index_on_a_column_that_was_dropped_or_retyped_is_not_used(lake: Lake) -> None:
+    await lake.table("CREATE TABLE t (id INT, v DOUBLE, w INT) USING iceberg")
+    await lake.table("INSERT INTO t SELECT value, value / 2.0, value FROM generate_series(0, 9999)")
+    await lake.table("OPTIMIZE t")
+    await add_index(lake, "t", ["id"], "locator")
+    await add_index(lake, "t", ["w"], "locator", "by_w")
+    await same(lake, "SELECT * FROM t WHERE id = 14", "SELECT * FROM t WHERE w = 14")
+    await lake.table("ALTER TABLE t ALTER COLUMN id TYPE BIGINT")
+    await lake.table("ALTER TABLE t DROP COLUMN w")
+    await lake.table("ALTER TABLE t ADD COLUMN w INT")
+    await same(lake, "SELECT * FROM t WHERE id = 14", "SELECT * FROM t WHERE w = 14", looked_up=False)
+
+
+async def test_external_files_that_are_replaced_are_scanned(lake: Lake) -> None:
+    rows = {"id": list(range(20_000)), "s": [f"s{n}" for n in range(20_000)]}
+    path = lake.write("x/a.parquet", rows, row_group_size=4_000)
+    lake.write("x/b.parquet", {"id": [-1], "s": ["other"]})
+    await lake.table(f"CREATE EXTERNAL TABLE x STORED AS parquet LOCATION '{lake.folder}/x/'")
+    await add_index(lake, "x", ["id"], "learned")
+    await same(lake, "SELECT * FROM x WHERE id = 77", "SELECT s FROM x WHERE id IN (3, 19999, -1, 20000)")
+    rows["s"][77] = "S77"
+    pq.write_table(pa.table(rows), path, row_group_size=4_000)
+    await same(lake, "SELECT * FROM x WHERE id = 77", "SELECT s FROM x WHERE id IN (3, 77)", looked_up=None)
+    found, _receipt = await run(lake, "SELECT s FROM x WHERE id = 77")
+    assert found == [("S77",)]
+
+
+async def test_segments_that_are_missing_or_damaged_change_no_answer(lake: Lake) -> None:
+    await make(lake)
+    await add(lake, N, 3 * N)
+    await add_index(lake, "t", ["id"], "learned")
+    segments = [path for path in lake.folder.glob("_firnline/index/**/*") if path.is_file()]
+    assert segments
+    for each in segments:
+        each.write_bytes(each.read_bytes()[:-7] + b"garbage")
+    async with open_lake(lake.folder) as other:
+        await same(other, "SELECT * FROM t WHERE id = 14", looked_up=False)
+    for each in segments:
+        each.unlink()
+    async with open_lake(lake.folder) as other:
+        await same(other, "SELECT * FROM t WHERE id = 14", looked_up=False)
+
+
+async def test_a_key_of_several_columns(lake: Lake) -> None:
+    await make(lake, more="ORDER BY (s, id)", key=False)
+    await add_index(lake, "t", ["s", "id"], "learned")
+    await same(
+        lake, "SELECT * FROM t WHERE id = 14 AND s = 's7'", "SELECT * FROM t WHERE s = 's7' AND id IN (14, 2014)"
+    )
+    await same(lake, "SELECT id FROM t WHERE s = 's7'")
+
+
+async def test_explain_says_the_route_and_reads_no_data(lake: Lake) -> None:
+    await make(lake)
+    await add_index(lake, "t", ["id"], "learned")
+    found, receipt = await run(lake, "EXPLAIN SELECT * FROM t WHERE id = 14")
+    text = str(found)
+    assert "route=(lookup: costs" in text
+    for fact in ("index=by_key", "kind=learned", "keys=1", "segments=1", "files_covered=1", "blocks=1", "reads="):
+        assert fact in text
+    assert receipt.bytes_scanned == 0
+    found, _receipt = await run(lake, "EXPLAIN SELECT * FROM t WHERE s = 's1'")
+    assert "route=(scan: by_key: nothing pins id)" in str(found)
+
+
+async def test_a_forced_route_says_why_there_is_none(lake: Lake) -> None:
+    await make(lake)
+    with pytest.raises(InvalidError, match="has no index"):
+        await run(lake, "SELECT * FROM t WHERE id = 14", "lookup")
+    await add_index(lake, "t", ["id"], "learned")
+    with pytest.raises(InvalidError, match="nothing pins id"):
+        await run(lake, "SELECT * FROM t WHERE s = 's1'", "lookup")
+    _found, receipt = await run(lake, "SELECT * FROM t WHERE id = 14", "scan")
+    assert receipt.routes == {"default.t": "scan: asked for"}
+
+
+async def test_many_keys_all_over_unsorted_files_are_scanned_for(lake: Lake) -> None:
+    await make(lake)
+    await add_index(lake, "t", ["u"], "locator")
+    listed = ", ".join(map(str, range(0, N, 20)))
+    scanned, _receipt = await run(lake, f"SELECT * FROM t WHERE u IN ({listed})", "scan")
+    forced, receipt = await run(lake, f"SELECT * FROM t WHERE u IN ({listed})", "lookup")
+    assert forced == scanned
+    assert len(scanned) == N // 20
+    assert receipt.routes["default.t"].startswith("lookup")
+
+
+async def test_a_miss_reads_no_data(lake: Lake) -> None:
+    await make(lake)
+    await add_index(lake, "t", ["id"], "learned")
+    _rows, receipt = await run(lake, "SELECT * FROM t WHERE id = 1_000_001".replace("_", ""))
+    assert receipt.bytes_scanned == 0
+    n_read = 0
+    for id_ in range(1, 401, 2):
+        _rows, receipt = await run(lake, f"SELECT * FROM t WHERE id = {id_}")
+        n_read += receipt.bytes_scanned > 0
+    assert n_read <= 6
