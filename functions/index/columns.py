@@ -12,7 +12,7 @@ from catalog.indexes import IndexColumn
 from storage.errors import InvalidError, SqlError, UnsupportedError
 from storage.tables.snapshot import FIELD_ID, PHYSICAL_NAME, Snapshot
 
-__all__ = ["COLUMNS_MAX", "column_names", "index_columns", "named", "retyped"]
+__all__ = ["COLUMNS_MAX", "column_names", "index_columns", "retyped"]
 
 COLUMNS_MAX = 8
 
@@ -88,11 +88,6 @@ def retyped(columns: Sequence[IndexColumn], schema: pa.Schema) -> tuple[IndexCol
         name = field.name if column.field_id is not None else column.name
         found.append(replace(column, name=name, type=str(field.type)))
     return tuple(found)
-
-
-def named(columns: Sequence[IndexColumn], names: Sequence[str]) -> tuple[IndexColumn, ...]:
-    """Return the columns by the names that a snapshot has for them."""
-    return tuple(replace(column, name=name) for column, name in zip(columns, names, strict=True))
 
 
 def _field(column: IndexColumn, schema: pa.Schema) -> pa.Field | None:

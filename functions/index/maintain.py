@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from catalog.indexes import INLINE_BYTES_MAX, IndexColumn, IndexEntry, Indexes, SegmentRef
-from functions.index.columns import column_names, named, retyped
+from functions.index.columns import column_names, retyped
 from functions.index.models import Coverage, Models, match, segment_location
 from functions.index.plan import Group, plan_groups
 from functions.index.segment import Segment
@@ -40,6 +40,7 @@ class Maintenance:
     """What keeping indexes takes.
 
     rows_max : rows of a segment at most, about, since it is built in memory
+    inline_bytes_max : a larger segment is a blob
     snapshots : table id → the snapshot that was seen last, from which a newer one is loaded
     """
 
@@ -49,6 +50,7 @@ class Maintenance:
     clock: Clock
     lake: str
     rows_max: int = 50_000_000
+    inline_bytes_max: int = INLINE_BYTES_MAX
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
 
     def remember(self, table_id: str, snapshot: Snapshot) -> None:
@@ -185,8 +187,7 @@ class _Refresh:
 
         before, told = self.n_files, self.progress
         step = None if told is None else (lambda done, _all: told(before + done, self.n_planned))
-        index = replace(self.index, columns=named(self.index.columns, self.names))
-        built = await build(self.parts.stores, self.snapshot, files.tolist(), index, progress=step)
+        built = await build(self.parts.stores, self.snapshot, files.tolist(), self.index, progress=step)
         self.n_files += len(files)
         self.skips.add(self.snapshot, built.skipped)
         return built.segment
@@ -208,7 +209,7 @@ class _Refresh:
 
     async def _store(self, segment: Segment) -> tuple[SegmentRef, bytes]:
         data = await asyncio.to_thread(segment.encode)
-        inline = len(data) <= INLINE_BYTES_MAX
+        inline = len(data) <= self.parts.inline_bytes_max
         checksum = hashlib.sha256(data).hexdigest()
         number = self.parts.clock.new_id()
         ref = SegmentRef(number, len(segment.paths), segment.n_keys, len(data), checksum, inline, segment.error)

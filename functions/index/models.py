@@ -137,6 +137,13 @@ class Models:
         small = asyncio.ensure_future(self._inline(index, [ref.id for ref in futures if ref.inline]))
         try:
             await asyncio.gather(*(self._load_one(index, ref, future, small) for ref, future in futures.items()))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 — whoever waits is told
+            for future in futures.values():
+                if not future.done():
+                    future.set_exception(error)
+                    future.exception()
         finally:
             for ref, future in futures.items():
                 self._loading.pop(_key(index, ref), None)
