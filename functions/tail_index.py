@@ -25,14 +25,14 @@ from functions.keys import key_hashes
 from functions.tail import TableTail
 from functions.tail_rows import Run, TailRows
 
-__all__ = ["TailHits", "find", "find_range"]
+__all__ = ["Level", "TailHits", "find", "find_range", "level_of", "with_level"]
 
 _FRESH_ROWS = 4_096
 """So many hashes are compared one by one in the time that an index takes to be brought forward by them."""
 _SPARE_ROWS = 1 << 16
 _FEW_KEYS = 8
 
-_Level = tuple[np.ndarray, np.ndarray]
+Level = tuple[np.ndarray, np.ndarray]
 """uint64[n] hashes, not decreasing, and int64[n] ids of rows."""
 
 
@@ -56,7 +56,7 @@ class _Index:
 
     number: int = 0
     limit: int = 0
-    levels: tuple[_Level, ...] = ()
+    levels: tuple[Level, ...] = ()
 
     def __len__(self) -> int:
         return sum(len(ids) for _hashes, ids in self.levels)
@@ -162,7 +162,7 @@ def _candidates(source: TailRows, names: tuple[str, ...], hashes: np.ndarray) ->
     return np.concatenate([queries for queries, _ids in found]), np.concatenate([ids for _queries, ids in found])
 
 
-def _probe(level: _Level, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _probe(level: Level, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ordered, ids = level
     first = ordered.searchsorted(hashes)
     met = ordered[np.minimum(first, len(ordered) - 1)] == hashes
@@ -238,15 +238,13 @@ def _index_of(source: TailRows, names: tuple[str, ...]) -> _Index:
         return held
     if len(held) > 2 * sum(map(len, source.runs)) + _SPARE_ROWS:
         held = _Index()
-    levels = [*held.levels, _level(source, names, held.limit)]
-    while len(levels) > 1 and len(levels[-2][1]) <= 2 * len(levels[-1][1]):
-        levels[-2:] = [_merged(levels[-2], levels[-1])]
-    index = _Index(source.number, int(source.runs[-1].ids[-1]) + 1, tuple(level for level in levels if len(level[1])))
+    levels = with_level(held.levels, _level(source, names, held.limit))
+    index = _Index(source.number, int(source.runs[-1].ids[-1]) + 1, levels)
     source.line.indexes[names] = index
     return index
 
 
-def _level(source: TailRows, names: tuple[str, ...], limit: int) -> _Level:
+def _level(source: TailRows, names: tuple[str, ...], limit: int) -> Level:
     parts = _parts_from(source, limit)
     hashes = np.concatenate([_hashes(run, names, start) for run, start in parts])
     ids = np.concatenate([run.ids[start:] for run, start in parts])
@@ -256,8 +254,21 @@ def _level(source: TailRows, names: tuple[str, ...], limit: int) -> _Level:
         hashes, ids = hashes[valid], ids[valid]
     for run, _start in parts:
         run.hashed.pop(names, None)
+    return level_of(hashes, ids)
+
+
+def level_of(hashes: np.ndarray, ids: np.ndarray) -> Level:
+    """Return a level of rows in any order."""
     order = np.argsort(hashes)
     return hashes[order], ids[order]
+
+
+def with_level(levels: Sequence[Level], new: Level) -> tuple[Level, ...]:
+    """Return the levels with a new one, merged so that each is more than twice as large as the next."""
+    found = [*levels, new] if len(new[1]) else [*levels]
+    while len(found) > 1 and len(found[-2][1]) <= 2 * len(found[-1][1]):
+        found[-2:] = [_merged(found[-2], found[-1])]
+    return tuple(found)
 
 
 def _valid(run: Run, names: tuple[str, ...], start: int) -> np.ndarray:
@@ -269,7 +280,7 @@ def _valid(run: Run, names: tuple[str, ...], start: int) -> np.ndarray:
     return valid
 
 
-def _merged(older: _Level, newer: _Level) -> _Level:
+def _merged(older: Level, newer: Level) -> Level:
     hashes = np.concatenate([older[0], newer[0]])
     # A stable sort finds that there are two parts in order, and merges them.
     order = np.argsort(hashes, kind="stable")
