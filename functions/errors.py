@@ -40,6 +40,8 @@ _FIELD = re.compile(
 _GENERATED = re.compile(r"\b_t\d+\.(?=\S)")
 """The name that a table function has in the engine's plan (`service.parse`), which means nothing to its author."""
 _OURS = re.compile(rf"({'|'.join(cls.__name__ for cls in STATUS)}): (.*)", re.DOTALL)
+_RAISED = re.compile(rf"PyErr .*?value: ({'|'.join(cls.__name__ for cls in STATUS)})\((['\"])(.*?)\2\)", re.DOTALL)
+"""One of ours, raised by a function of ours (`functions.sql_functions`), as the engine shows it."""
 _INTERVALS = ((21,), (22,))
 """Arrow's numbers of two intervals (of months; of days and milliseconds) that pyarrow looks up and does not have."""
 _DENIED = re.compile(r"\b(403 Forbidden|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken)\b")
@@ -75,6 +77,8 @@ def translate(error: BaseException, sql: str = "", tables: Sequence[str] = ()) -
     layers, leaf = _layers(str(error))
     if found := _OURS.match(leaf):  # raised by the merge-on-read reader, below the engine
         return from_wire({"error": found.group(1), "message": _first_line(found.group(2))})
+    if found := _RAISED.match(leaf):
+        return from_wire({"error": found.group(1), "message": found.group(3)})
     return _planning(layers, leaf, sql, tables) or _running(layers, leaf)
 
 

@@ -17,14 +17,14 @@ from typing import Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from datafusion import ExecutionPlan, RuntimeEnvBuilder, SessionConfig, SessionContext, SQLOptions
+from datafusion import ExecutionPlan, RuntimeEnvBuilder, SessionConfig, SessionContext, SQLOptions, udf
 from datafusion.catalog import CatalogProvider, SchemaProvider, Table
 
 from functions.object_stores import BucketClients
 from storage.blobs.s3_options import S3Options
 from storage.clock import Clock
 
-__all__ = ["READ_ONLY", "Names", "Session", "SessionOptions", "stub"]
+__all__ = ["OWN_FUNCTIONS", "READ_ONLY", "Names", "Session", "SessionOptions", "stub"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,6 +34,8 @@ SCANS = "scans"
 REMOTE_PARTITIONS = 16
 """Streams of a plan over an object store: they wait more than they work. With 20 ms a request, TPC-H Q6 took 0.27 of
 the time of 2 streams, and Q3 0.40, for the same requests and 5 % more CPU time; 32 gained nothing more."""
+OWN_FUNCTIONS = frozenset(("time_bucket", "l2_distance", "l2_squared_distance"))
+"""What statements call the functions of `functions.sql_functions`."""
 READ_ONLY = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
 
 
@@ -95,6 +97,7 @@ class Session:
         self.options = options
         self.context = SessionContext(_config(options), _runtime(options))
         self._buckets = BucketClients(self.context, options.s3, clock)
+        self._functions: set[str] = set()
         self._partitions = self._partitions_now = options.target_partitions or os.cpu_count() or 1
         self._memory = SessionContext()
         """Only makes tables of batches: the other one's catalog is ours, and takes none."""
@@ -131,6 +134,23 @@ class Session:
         if wanted != self._partitions_now:
             self.context.sql(f"SET datafusion.execution.target_partitions = {wanted}")
             self._partitions_now = wanted
+
+    def add_functions(self, words: frozenset[str]) -> None:
+        """Make the functions of `functions.sql_functions` known that are among a statement's words.
+
+        Raises `UnsupportedError` for one that this installation has no library for.
+        """
+        missing = words & OWN_FUNCTIONS - self._functions
+        if not missing:
+            return
+        # Imported here: most processes never call one, and need no kernel.
+        from functions.sql_functions import functions_of
+
+        with self._lock:
+            for name in sorted(missing):
+                for each in functions_of(name):
+                    self.context.register_udf(udf(each.run, list(each.inputs), each.output, "immutable", each.name))
+                self._functions.add(name)
 
     def native_scan(self, urls: list[str], *, late: bool = False) -> Table:
         """Return a native Parquet scan over exactly these percent-encoded URLs, whose schemas agree.

@@ -21,12 +21,13 @@ from functions.predicate import scans as scans_of
 from functions.prune import may_match
 from functions.records import key_names, plain
 from functions.scan import TableScan, make_scan
-from functions.session import CATALOG, READ_ONLY, Names, stub
+from functions.session import CATALOG, OWN_FUNCTIONS, READ_ONLY, Names, stub
 from functions.tail_scan import with_tail
 from service.exact import bind, exact_literals, with_noise
 from service.explain import with_tables
 from service.listing import listing
 from service.loading import Loaded, Loading, TableName
+from service.own_functions import called, with_types
 from service.parse import Parsed, TableRef
 from service.reading import Reading
 from service.route import Asking, Routed, choose
@@ -65,6 +66,7 @@ class Planner:
         self._stores, self._receipt = loading.stores, loading.receipt
         self._statement, self._parsed = statement, parsed
         self._text, self._params = parsed.text, parsed.params
+        self._functions = frozenset[str]() if parsed.words.isdisjoint(OWN_FUNCTIONS) else called(parsed.tokens)
         self._tables: dict[TableName, Loaded | FirnlineError] = {}
         self._rows = {(DEFAULT_NAMESPACE, name): rows for name, rows in (given or {}).items()}
         self._given: dict[TableName, Table] = {}
@@ -85,6 +87,8 @@ class Planner:
             batches = rows.to_batches() or [pa.RecordBatch.from_pylist([], schema=rows.schema)]
             self._given[name] = await self._session.in_planner(self._session.memory_table, batches)
         await self._load_tables()
+        if self._functions:
+            await asyncio.to_thread(self._session.add_functions, self._functions)
         if self._only_describes:
             return await self._session.in_planner(self._collect_catalog, {})
         await self._keep_exact()
@@ -174,10 +178,25 @@ class Planner:
         text = " " * explained + self._text[explained:]
         with self._session.planning(self._names(self._stub)) as context:
             try:
-                frame = context.sql_with_options(text, READ_ONLY, param_values=self._params or None)
+                frame = self._frame(context, text)
                 return frame.optimized_logical_plan()
             except BaseException as error:
                 raise self._translated(error) from error
+
+    def _frame(self, context: SessionContext, text: str) -> DataFrame:
+        """Return the query that a text is, in which functions of ours may be called."""
+        params = self._params or None
+        if "time_bucket" not in self._functions:
+            return context.sql_with_options(text, READ_ONLY, param_values=params)
+        try:
+            return context.sql_with_options(with_types(text), READ_ONLY, param_values=params)
+        except Exception:
+            try:
+                context.sql_with_options(text, READ_ONLY, param_values=params)
+            except Exception as error:
+                if "ParserError(" in str(error):  # its place is that in the statement as it was written
+                    raise error from None
+            raise
 
     def _wanted_files(self) -> dict[TableName, np.ndarray]:
         """Plan over stubs; return for each table that the plan scans which of its files it may want."""
@@ -392,7 +411,7 @@ class Planner:
         remote = self._remote(scans)
         with self._session.planning(self._names(table), remote=remote) as context:
             try:
-                frame = context.sql_with_options(self._text, READ_ONLY, param_values=self._params or None)
+                frame = self._frame(context, self._text)
                 schema = _answered(_coerced(context, frame))
                 shown = {self._shown(name): scan for name, scan in used.items()}
                 first = [with_tables(schema, shown)] if self._parsed.explained else []
@@ -413,7 +432,7 @@ class Planner:
 
         with self._session.planning(self._names(table)) as context:
             try:
-                frame = context.sql_with_options(self._text, READ_ONLY, param_values=self._params or None)
+                frame = self._frame(context, self._text)
                 schema = _answered(_coerced(context, frame))
                 return Planned(schema, rows=[retyped(batch, schema) for batch in frame.collect()])
             except BaseException as error:

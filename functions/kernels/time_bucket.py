@@ -66,18 +66,28 @@ def bucket_by_months(times: np.ndarray, months: int, origin: int) -> tuple[np.nd
     starts = np.empty(len(times), np.int64)
     first_month, first_day, time_of_day = _parts(origin)
     n_outside = 0
+    low = high = 0  # the bucket of the time before: times that follow one another are mostly in one
     for i in range(len(times)):
         time = times[i]
+        if low <= time < high:
+            starts[i] = low
+            continue
         month, _, _ = _parts(time)
         month = first_month + (month - first_month) // months * months
         day = _day_of(month, first_day)
-        if abs(time // _DAY) <= _DAYS_MAX and abs(day) <= _DAYS_MAX and day * _DAY + time_of_day > time:
-            day = _day_of(month - months, first_day)
-        if abs(time // _DAY) <= _DAYS_MAX and day >= -_DAYS_MAX:
-            starts[i] = day * _DAY + time_of_day
-        else:
+        if abs(time // _DAY) > _DAYS_MAX or day < -_DAYS_MAX:
             starts[i] = time
             n_outside += 1
+            continue
+        if day * _DAY + time_of_day > time:
+            month -= months
+            day = _day_of(month, first_day)
+            if day < -_DAYS_MAX:
+                starts[i] = time
+                n_outside += 1
+                continue
+        starts[i] = low = day * _DAY + time_of_day
+        high = low + min(months, 1_000) * 28 * _DAY  # no month is shorter
     return starts, n_outside
 
 

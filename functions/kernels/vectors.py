@@ -41,7 +41,8 @@ def l2_squared_distance(left: np.ndarray, right: np.ndarray, bounds: np.ndarray)
 @njit(cache=True, nogil=True)
 def l2_distance(left: np.ndarray, right: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     """Return the length of the difference of each pair; parameters as of `l2_squared_distance`."""
-    return np.sqrt(l2_squared_distance(left, right, bounds))
+    distances: np.ndarray = np.sqrt(l2_squared_distance(left, right, bounds))
+    return distances
 
 
 @njit(cache=True, nogil=True, fastmath=_REORDERED)

@@ -1,0 +1,178 @@
+"""SQL functions beside the engine's own, over the kernels: Arrow in, Arrow out.
+
+A session registers them when a statement first names one (`functions.session:Session.add_functions`), so a process
+whose statements name none imports no kernel. The engine has ``date_bin``, ``inner_product``, ``cosine_distance`` and
+``array_distance`` itself, which took no longer than ours over Parquet files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.errors import InvalidError, UnsupportedError
+
+__all__ = ["SqlFunction", "bucket_starts", "functions_of", "width_of"]
+
+TIME = pa.timestamp("us", "UTC")
+"""Times of every unit and zone become these, and back, without change."""
+_WIDTH = pa.month_day_nano_interval()
+_VECTOR = pa.list_(pa.float64())
+_MONDAY, _JANUARY = 946_857_600_000_000, 946_684_800_000_000
+"""Buckets are counted from Monday, 3 January 2000, those of months from 1 January: as DuckDB and TimescaleDB do."""
+_DAY = 86_400_000_000
+
+
+@dataclass(frozen=True)
+class SqlFunction:
+    """A function as the engine takes it; ``name`` is the one in its plans.
+
+    What it raises has its facts in the message: the engine passes on no more (`functions.errors`).
+    """
+
+    name: str
+    run: Callable[..., pa.Array]
+    inputs: tuple[pa.DataType, ...]
+    output: pa.DataType
+
+
+def functions_of(name: str) -> list[SqlFunction]:
+    """Return what the engine must know for statements that call ``name``, of `functions.session:OWN_FUNCTIONS`.
+
+    ``time_bucket`` is two functions (`service.time_bucket`). Raises `UnsupportedError` without numba.
+    """
+    if find_spec("numba") is None:
+        raise UnsupportedError("this function needs numba; install the extra firnline[kernels]", function=name)
+    if name == "time_bucket":
+        return [
+            SqlFunction("time_bucket", _time_bucket, (_WIDTH, TIME), TIME),
+            SqlFunction("time_bucket_from", _time_bucket_from, (_WIDTH, TIME, TIME), TIME),
+        ]
+    from functions.kernels import vectors
+
+    return [SqlFunction(name, _distance(name, getattr(vectors, name)), (_VECTOR, _VECTOR), pa.float64())]
+
+
+# Buckets of time
+
+
+def _time_bucket(widths: pa.Array, times: pa.Array) -> pa.Array:
+    return _bucketed(widths, times, None)
+
+
+def _time_bucket_from(widths: pa.Array, times: pa.Array, origins: pa.Array) -> pa.Array:
+    return _bucketed(widths, times, origins)
+
+
+def _bucketed(widths: pa.Array, times: pa.Array, origins: pa.Array | None) -> pa.Array:
+    """Return the starts; null where any argument is null. Rows of one width and origin are done together."""
+    given = [widths, times] if origins is None else [widths, times, origins]
+    null = np.zeros(len(times), bool)
+    for each in given:
+        if each.null_count:
+            null |= each.is_null().to_numpy(zero_copy_only=False)
+    moments = _numbers(times)
+    starts = np.zeros(len(times), np.int64)
+    kinds = _widths(widths)
+    froms = None if origins is None else _numbers(origins)
+    todo = ~null
+    while todo.any():
+        first = int(np.argmax(todo))
+        rows = todo & (kinds == kinds[first])
+        if froms is not None:
+            rows &= froms == froms[first]
+        months, micros = width_of(*(int(part) for part in kinds[first].item()))
+        origin = None if froms is None else int(froms[first])
+        chosen = slice(None) if rows.all() else rows
+        starts[chosen] = bucket_starts(moments[chosen], months, micros, origin)
+        todo &= ~rows
+    return pa.array(starts, pa.int64(), mask=null if null.any() else None).cast(TIME)
+
+
+def _numbers(times: pa.Array) -> np.ndarray:
+    numbers = times.cast(pa.int64())
+    found: np.ndarray = (numbers.fill_null(0) if numbers.null_count else numbers).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _widths(widths: pa.Array) -> np.ndarray:
+    """Return the intervals as numpy has them: months, days and nanoseconds."""
+    kind = np.dtype([("months", "i4"), ("days", "i4"), ("nanos", "i8")])
+    return np.frombuffer(widths.buffers()[1], kind)[widths.offset : widths.offset + len(widths)]
+
+
+def width_of(months: int, days: int, nanos: int) -> tuple[int, int]:
+    """Return a bucket's width as (months, 0) or (0, microseconds). Raises `InvalidError` if it is neither."""
+    if nanos % 1000:
+        raise InvalidError(f"a bucket cannot be finer than a microsecond nanoseconds={nanos}")
+    micros = days * _DAY + nanos // 1000
+    if (months and micros) or months < 0 or micros < 0 or not (months or micros) or micros >= 1 << 63:
+        raise InvalidError(
+            "a bucket is above zero, and either of months and years or of shorter units "
+            f"months={months} days={days} microseconds={nanos // 1000}"
+        )
+    return months, micros
+
+
+def bucket_starts(times: np.ndarray, months: int, micros: int, origin: int | None = None) -> np.ndarray:
+    """Return where the buckets of the times start.
+
+    Parameters
+    ----------
+    times : int64[n], microseconds since 1970
+    months, micros : of `width_of`
+    origin : microseconds since 1970 where a bucket starts; None: as everywhere
+
+    Raises
+    ------
+    InvalidError : a time so early that its bucket starts before all times
+    """
+    from functions.kernels.time_bucket import bucket_by_length, bucket_by_months
+
+    if months:
+        starts, n_outside = bucket_by_months(times, months, _JANUARY if origin is None else origin)
+    else:
+        starts, n_outside = bucket_by_length(times, micros, _MONDAY if origin is None else origin)
+    if n_outside:
+        raise InvalidError(f"the bucket of a time starts before all times that there are times={n_outside}")
+    found: np.ndarray = starts
+    return found
+
+
+# Vectors
+
+
+def _distance(name: str, kernel: Callable[..., np.ndarray]) -> Callable[..., pa.Array]:
+    def run(left: pa.ListArray, right: pa.ListArray) -> pa.Array:
+        null = pc.or_(left.is_null(), right.is_null()).to_numpy(zero_copy_only=False)
+        if null.any():
+            kept = pa.array(~null)
+            left, right = left.filter(kept), right.filter(kept)
+        n_left, n_right = pc.list_value_length(left), pc.list_value_length(right)
+        if not n_left.equals(n_right):
+            first = int(np.argmax(np.asarray(n_left) != np.asarray(n_right)))
+            raise InvalidError(
+                f"{name} takes two vectors of the same dimension left={n_left[first]} right={n_right[first]}"
+            )
+        bounds = np.concatenate([[0], np.cumsum(np.asarray(n_left), dtype=np.int64)])
+        elements = left.flatten(), right.flatten()
+        known = np.zeros(len(null), np.float64)
+        known[~null] = kernel(*(_elements(each) for each in elements), bounds)
+        rows = np.flatnonzero(~null)
+        for each in elements:
+            if each.null_count:  # an unknown element makes the distance unknown
+                gaps = np.flatnonzero(each.is_null().to_numpy(zero_copy_only=False))
+                null[rows[np.searchsorted(bounds, gaps, "right") - 1]] = True
+        return pa.array(known, mask=null if null.any() else None)
+
+    return run
+
+
+def _elements(values: pa.Array) -> np.ndarray:
+    found: np.ndarray = (values.fill_null(0) if values.null_count else values).to_numpy(zero_copy_only=False)
+    return found
