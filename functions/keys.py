@@ -3,6 +3,7 @@
 Equal keys have equal hashes whatever their width: an ``int`` and the ``long`` it was widened to agree, and so do 0.0
 and -0.0. The mixing function is SplitMix64's finalizer (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number
 Generators", OOPSLA 2014, section 4). Strings are hashed by words of eight bytes, each mixed with its place.
+Large batches are hashed by `functions.kernels.hashing` where numba is installed, into the same numbers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from functions.kernels import pays
 from storage.errors import InvalidError, UnsupportedError
 
 __all__ = ["check_keys", "key_columns", "key_hashes", "last_indices", "last_of_each"]
@@ -113,6 +115,11 @@ def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
+    if pays(len(values)):
+        from functions.kernels.hashing import mix_words
+
+        at_once: np.ndarray = mix_words(np.ascontiguousarray(values))
+        return at_once
     values = (values ^ (values >> np.uint64(30))) * _FIRST
     values = (values ^ (values >> np.uint64(27))) * _SECOND
     mixed: np.ndarray = values ^ (values >> np.uint64(31))
@@ -170,6 +177,11 @@ def _of_bytes(column: pa.Array) -> np.ndarray:
     offsets = np.frombuffer(offsets_buffer, np.int64, len(column) + 1, 8 * column.offset)
     lengths = np.diff(offsets)
     data = np.frombuffer(data_buffer, np.uint8)[offsets[0] : offsets[-1]] if data_buffer else np.empty(0, np.uint8)
+    if pays(len(column)):
+        from functions.kernels.hashing import hash_strings
+
+        hashes: np.ndarray = hash_strings(data, offsets - offsets[0])
+        return hashes
     widest = int(lengths.max())
     if len(column) * (widest + 7) <= 4 * (len(data) + 8 * len(column)):
         total = _sum_aligned(data, lengths, -(-widest // 8))
