@@ -1,4 +1,4 @@
-"""Whether a lake is whole: its logs, its marks, its catalog, and its tables down to their files. Reads only.
+"""Whether a lake is whole: its logs, marks, catalog, tables down to their files, and indexes. Reads only.
 
 Marks are read in the order in which they may trail each other while others work on the lake: what is folded before
 the tables, the tables before the log. So a lake that is written to meanwhile shows no false findings.
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from catalog.kv import KV
 from catalog.logs import LogCatalog, LogsState
 from catalog.tables import TableEntry, Tables
+from functions.check_indexes import check_indexes
 from functions.check_log import CheckedLog, JournalFile, check_log
 from functions.check_report import Finding
 from functions.check_tables import CheckedTable, check_table, tables_of
@@ -81,6 +82,10 @@ async def check(
     for table in tables:
         findings += table.findings
         findings += _check_against_log(table, logs, marks)
+    progress("indexes")
+    indexes = await check_indexes(stores, kv, clock, lake, entries, deep=deep)
+    findings += indexes.findings
+    counts.update(indexes.counts)
     findings += await _strangers(stores, lake, entries)
     for part in [log.counts for log in logs.values()] + [table.counts for table in tables]:
         counts.update(part)

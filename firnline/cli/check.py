@@ -110,7 +110,7 @@ def _show(report: Report) -> None:
     counts = report.counts
     looked = ", ".join(
         f"{counts.get(name, 0):,} {name.replace('_', ' ')}"
-        for name in ("tables", "files", "rows", "segments", "seals", "records", "journal_records")
+        for name in ("tables", "files", "rows", "segments", "seals", "records", "journal_records", "indexes")
     )
     click.echo(f"checked {looked}")
     wrong = sum(finding.severity == "error" for finding in report.findings)
