@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from functions.index import fuse_map, piecewise
+from functions.index import piecewise, places
 from functions.index.file_keys import FileKeys
-from functions.index.fuse_map import FuseMap
 from functions.index.keyspace import KeySpace
 from functions.index.piecewise import PiecewiseLinear
-from functions.index.several import NO_PLACES, Several, expand, group
+from functions.index.places import Places
+from functions.index.several import expand
 
 __all__ = ["NOTHING", "Learned", "Ranges", "Run", "fit"]
 
@@ -75,15 +75,13 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """Runs, and the filter of all keys' hashes, whose value is the run if there are several.
+    """Runs, and a filter of all keys' hashes that also says in which runs each is.
 
     filter : None where none is wanted; then every run is asked
-    several : hashes of keys that are in several runs
     """
 
     runs: tuple[Run, ...]
-    filter: FuseMap | None
-    several: Several
+    filter: Places | None
 
     @property
     def error(self) -> int:
@@ -93,30 +91,25 @@ class Learned:
     @property
     def n_bytes(self) -> int:
         """Of all models."""
-        return sum(run.n_bytes for run in self.runs) + _bytes_beside(self)
+        return sum(run.n_bytes for run in self.runs) + (self.filter.n_bytes if self.filter else 0)
 
     def locate(self, hashes: np.ndarray | None, numbers: np.ndarray) -> Ranges:
         """Return where each key may be, given its hash (None if there is no filter) and number (uint64[q] each)."""
         if hashes is None or self.filter is None:
             parts = [run.locate(numbers, numbers) for run in self.runs]
             return _joined(parts)
-        value = self.filter.find(hashes)
+        key, run = self.filter.find(hashes)
+        if not len(key):
+            return NOTHING
         if len(self.runs) == 1:
-            single = np.flatnonzero(value >= 0)
-            asked = numbers[single]
-            return _renamed(self.runs[0].locate(asked, asked), single) if len(single) else NOTHING
-        key, run, found = self.several.find(hashes)
-        single = np.flatnonzero((value >= 0) & ~found)
-        key, run = np.concatenate((key, single)), np.concatenate((run, value[single]))
+            asked = numbers[key]
+            return _renamed(self.runs[0].locate(asked, asked), key)
         order = np.argsort(run, kind="stable")
         key, run = key[order], run[order]
         parts = []
-        cuts = np.flatnonzero(np.diff(run)) + 1
-        for some in np.split(np.arange(len(run)), cuts) if len(run) else []:
-            at = int(run[some[0]])
-            if at < len(self.runs):  # the filter's values are of any size where a hash is not there
-                asked = numbers[key[some]]
-                parts.append(_renamed(self.runs[at].locate(asked, asked), key[some]))
+        for some in np.split(np.arange(len(run)), np.flatnonzero(np.diff(run)) + 1):
+            asked = numbers[key[some]]
+            parts.append(_renamed(self.runs[int(run[some[0]])].locate(asked, asked), key[some]))
         return _joined(parts)
 
     def locate_range(self, low: int, high: int) -> Ranges:
@@ -138,10 +131,6 @@ def _joined(parts: Sequence[Ranges]) -> Ranges:
     return key, file, start, limit
 
 
-def _bytes_beside(learned: Learned) -> int:
-    return learned.several.n_bytes + (learned.filter.n_bytes if learned.filter else 0)
-
-
 def fit(files: Sequence[FileKeys], space: KeySpace, *, epsilon: int, filter_bits: int) -> Learned:
     """Return the model of files that are sorted by the key; those without any key are in no run."""
     filled = [(number, file, file.numbers(space)) for number, file in enumerate(files) if file.n_keys]
@@ -151,18 +140,12 @@ def fit(files: Sequence[FileKeys], space: KeySpace, *, epsilon: int, filter_bits
         of_file[[filled[place][0] for place in chosen]] = len(runs)
         runs.append(_run([filled[place] for place in chosen], epsilon))
     if not filter_bits:
-        return Learned(tuple(runs), None, NO_PLACES)
+        return Learned(tuple(runs), None)
     hashes = np.concatenate([file.hashes() for _number, file, _numbers in filled])
-    places = None
+    of_row = None
     if len(runs) > 1:
-        places = np.repeat(of_file[[number for number, *_ in filled]], [file.n_keys for _, file, _ in filled])
-    single, values, several = group(hashes, places)
-    value_bits = (len(runs) - 1).bit_length()
-    return Learned(
-        tuple(runs),
-        fuse_map.build(single, values, fingerprint_bits=filter_bits, value_bits=value_bits),
-        several,
-    )
+        of_row = np.repeat(of_file[[number for number, *_ in filled]], [file.n_keys for _, file, _ in filled])
+    return Learned(tuple(runs), places.build(hashes, of_row, len(runs), fingerprint_bits=filter_bits))
 
 
 def _runs(bounds: Sequence[tuple[int, int]]) -> list[list[int]]:

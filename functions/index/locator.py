@@ -1,6 +1,6 @@
 """The locator of a segment: a static map from each key's hash to the block that holds its rows, in any order.
 
-Blocks are counted through all files of the segment. Keys in several blocks are kept aside, exactly.
+Blocks are counted through all files of the segment. Keys may be in several blocks.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from functions.index import fuse_map
+from functions.index import places
 from functions.index.file_keys import FileKeys
-from functions.index.fuse_map import FuseMap
 from functions.index.learned import Ranges
-from functions.index.several import Several, group
+from functions.index.places import Places
 
 __all__ = ["BITS_MAX", "Locator", "fit"]
 
@@ -26,11 +25,11 @@ BITS_MAX = 17
 class Locator:
     """Hash → block.
 
+    places : hash → blocks
     block_files, block_starts, block_limits : int64[b], the file and the rows [start, limit) of each block
     """
 
-    map: FuseMap
-    several: Several
+    places: Places
     block_files: np.ndarray
     block_starts: np.ndarray
     block_limits: np.ndarray
@@ -39,20 +38,11 @@ class Locator:
     def n_bytes(self) -> int:
         """Of all arrays."""
         blocks = self.block_files.nbytes + self.block_starts.nbytes + self.block_limits.nbytes
-        return self.map.n_bytes + self.several.n_bytes + int(blocks)
+        return self.places.n_bytes + int(blocks)
 
     def locate(self, hashes: np.ndarray) -> Ranges:
         """Return where each key may be, given its hash (uint64[q])."""
-        value = self.map.find(hashes)
-        # Where a hash is not there the value may be any.
-        single = (value >= 0) & (value < len(self.block_files))
-        if len(self.several.hashes):
-            key, block, found = self.several.find(hashes)
-            alone = np.flatnonzero(single & ~found)
-            key, block = np.concatenate((key, alone)), np.concatenate((block, value[alone]))
-        else:
-            key = np.flatnonzero(single)
-            block = value[key]
+        key, block = self.places.find(hashes)
         return key, self.block_files[block], self.block_starts[block], self.block_limits[block]
 
 
@@ -63,16 +53,12 @@ def fit(files: Sequence[FileKeys], *, filter_bits: int | None) -> Locator:
     limits = [file.block_rows[1:] for file in files]
     firsts = np.cumsum(counts) - counts
     blocks = [first + file.blocks() for first, file in zip(firsts.tolist(), files, strict=True)]
-    single, values, several = group(
-        np.concatenate([file.hashes() for file in files]), np.concatenate(blocks).astype(np.uint32)
-    )
-    value_bits = max(0, int(counts.sum()) - 1).bit_length()
+    n_blocks = int(counts.sum())
     if filter_bits is None:
-        filter_bits = 8 if value_bits + 8 <= BITS_MAX else 7
-    value_bits = value_bits if filter_bits else max(1, value_bits)
+        filter_bits = 8 if (n_blocks - 1).bit_length() + 8 <= BITS_MAX else 7
+    hashes = np.concatenate([file.hashes() for file in files])
     return Locator(
-        fuse_map.build(single, values, fingerprint_bits=filter_bits, value_bits=value_bits),
-        several,
+        places.build(hashes, np.concatenate(blocks).astype(np.uint32), n_blocks, fingerprint_bits=filter_bits),
         np.repeat(np.arange(len(files)), counts),
         np.concatenate(starts).astype(np.int64),
         np.concatenate(limits).astype(np.int64),

@@ -1,4 +1,4 @@
-"""Keys that are in several places, exactly: what a map of hashes to one value each leaves out."""
+"""Keys that are in many places, exactly: what maps of hashes to one value each leave out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["NO_PLACES", "Several", "group"]
+__all__ = ["NO_PLACES", "Several", "expand"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,51 +60,3 @@ def expand(firsts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarr
     which = np.repeat(np.arange(len(counts)), counts)
     before = np.cumsum(counts) - counts
     return which, np.arange(len(which)) - np.repeat(before - firsts, counts)
-
-
-def group(hashes: np.ndarray, places: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None, Several]:
-    """Part the hashes that are in one place from those in several.
-
-    Parameters
-    ----------
-    hashes : uint64[n], of rows; any may occur many times
-    places : uint32[n], where each row is; None if there is but one place
-
-    Returns
-    -------
-    uint64[m], growing; uint32[m] or None; the rest
-    """
-    if places is None:
-        ordered = np.sort(hashes)
-        return ordered[_first_of_each(ordered)], None, NO_PLACES
-    order = np.argsort(hashes)
-    hashes, places = hashes[order], places[order]
-    del order
-    first = _first_of_each(hashes)
-    if first.all():
-        return hashes, places, NO_PLACES
-    starts = np.flatnonzero(first)
-    least, most = np.minimum.reduceat(places, starts), np.maximum.reduceat(places, starts)
-    alone = least == most
-    if alone.all():
-        return hashes[starts], least, NO_PLACES
-    among = np.repeat(~alone, np.diff(np.append(starts, len(hashes))))
-    return hashes[starts[alone]], least[alone], _several(hashes[among], places[among])
-
-
-def _first_of_each(ordered: np.ndarray) -> np.ndarray:
-    first = np.ones(len(ordered), bool)
-    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
-    return first
-
-
-def _several(hashes: np.ndarray, places: np.ndarray) -> Several:
-    """``hashes`` do not decrease; the same pair may occur many times."""
-    order = np.lexsort((places, hashes))
-    hashes, places = hashes[order], places[order]
-    first = _first_of_each(hashes)
-    distinct = first.copy()
-    distinct[1:] |= places[1:] != places[:-1]
-    hashes, places = hashes[distinct], places[distinct]
-    starts = np.flatnonzero(_first_of_each(hashes))
-    return Several(hashes[starts], np.append(starts, len(hashes)), places)

@@ -14,6 +14,7 @@ from functions.index.keyspace import COLUMNS_MAX, ColumnSpace, KeySpace, type_of
 from functions.index.learned import Learned, Run
 from functions.index.locator import Locator
 from functions.index.piecewise import PiecewiseLinear
+from functions.index.places import MAPS_MAX, Places
 from functions.index.sections import pack_sections, unpack_sections
 from functions.index.segment import Segment
 from functions.index.several import Several
@@ -61,20 +62,22 @@ def _text(values: Sequence[str]) -> np.ndarray:
     return np.frombuffer(json.dumps(list(values), separators=(",", ":")).encode(), np.uint8)
 
 
-def _add_map(name: str, found: FuseMap, header: dict[str, Any], sections: _Sections) -> None:
-    header[name] = {
-        "shape": list(map(int, found.shape)),
-        "fingerprint_bits": found.fingerprint_bits,
-        "value_bits": found.value_bits,
-        "n": found.n,
-    }
-    sections[name] = found.words
-
-
-def _add_several(several: Several, sections: _Sections) -> None:
-    sections["several_hashes"] = several.hashes
-    sections["several_counts"] = np.diff(several.firsts)
-    sections["several_places"] = several.places
+def _add_places(places: Places, header: dict[str, Any], sections: _Sections) -> None:
+    header["places"] = places.n_places
+    header["maps"] = [
+        {
+            "shape": list(map(int, found.shape)),
+            "fingerprint_bits": found.fingerprint_bits,
+            "value_bits": found.value_bits,
+            "n": found.n,
+        }
+        for found in places.maps
+    ]
+    for at, found in enumerate(places.maps):
+        sections[f"map_{at}"] = found.words
+    sections["several_hashes"] = places.several.hashes
+    sections["several_counts"] = np.diff(places.several.firsts)
+    sections["several_places"] = places.several.places
 
 
 def _add_learned(model: Learned, header: dict[str, Any], sections: _Sections) -> None:
@@ -87,8 +90,7 @@ def _add_learned(model: Learned, header: dict[str, Any], sections: _Sections) ->
     for name in _MODEL_ARRAYS:
         sections[f"line_{name}"] = _joined([getattr(run.model, name) for run in model.runs])
     if model.filter is not None:
-        _add_map("filter", model.filter, header, sections)
-    _add_several(model.several, sections)
+        _add_places(model.filter, header, sections)
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -96,8 +98,7 @@ def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _add_locator(model: Locator, header: dict[str, Any], sections: _Sections) -> None:
-    _add_map("map", model.map, header, sections)
-    _add_several(model.several, sections)
+    _add_places(model.places, header, sections)
     sections["block_files"] = np.diff(model.block_files, prepend=0)
     sections["block_starts"] = model.block_starts
     sections["block_rows"] = model.block_limits - model.block_starts
@@ -178,6 +179,12 @@ def _map(stored: Mapping[str, Any], words: np.ndarray) -> FuseMap:
     return found
 
 
+def _places(header: Mapping[str, Any], sections: _Sections, n_places: int) -> Places:
+    _check(header["places"] == n_places and 0 < len(header["maps"]) <= MAPS_MAX, "places")
+    maps = tuple(_map(stored, sections[f"map_{at}"]) for at, stored in enumerate(header["maps"]))
+    return Places(maps, _several(sections, n_places), n_places)
+
+
 def _several(sections: _Sections, n_places: int) -> Several:
     hashes, counts, places = (sections[f"several_{name}"] for name in ("hashes", "counts", "places"))
     _check(len(hashes) == len(counts) and bool((counts > 0).all()), "several")
@@ -202,8 +209,7 @@ def _learned(header: Mapping[str, Any], sections: _Sections, n_files: int) -> Le
         _check(bool(((intercepts >= 0) & (intercepts <= firsts[-1])).all() and (slopes >= 0).all()), "lines")
         model = PiecewiseLinear(first_keys, slopes, intercepts, int(firsts[-1]), int(stored["error"]))
         runs.append(Run(files, smallest, greatest, first_rows, firsts, model))
-    found = _map(header["filter"], sections["filter"]) if "filter" in header else None
-    return Learned(tuple(runs), found, _several(sections, len(runs)))
+    return Learned(tuple(runs), _places(header, sections, len(runs)) if "maps" in header else None)
 
 
 def _cutter(sections: _Sections) -> Callable[[str, int], np.ndarray]:
@@ -225,4 +231,4 @@ def _locator(header: Mapping[str, Any], sections: _Sections, n_files: int) -> Lo
     starts, rows = sections["block_starts"], sections["block_rows"]
     _check(len(files) == len(starts) == len(rows), "blocks")
     _check(bool(((files >= 0) & (files < n_files) & (starts >= 0) & (rows > 0)).all()), "blocks")
-    return Locator(_map(header["map"], sections["map"]), _several(sections, len(files)), files, starts, starts + rows)
+    return Locator(_places(header, sections, len(files)), files, starts, starts + rows)
