@@ -33,6 +33,7 @@ from storage.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from storage.stores import Stores
 from tests.support.moto import create_bucket, free_port, moto_endpoint, moto_options
 
 __all__ = ["moto_endpoint"]
@@ -450,6 +451,35 @@ async def test_near_ranges_are_one_request_and_far_ones_are_not(facade: S3Facade
         assert facade.counts["GET"] == 3
         await blobs.get_range("blob", 7, 7)
         assert (facade.counts["GET"], facade.counts["HEAD"]) == (3, 1)
+
+
+async def test_exact_ranges_are_one_request_each_all_at_once_and_of_one_version(facade: S3Facade) -> None:
+    headers: list[str | None] = []
+
+    def note(request: Request) -> None:
+        headers.append(request.headers.get("if-match"))
+
+    async with opened(facade) as blobs:
+        etag = (await blobs.put("blob", bytes(4 << 20))).etag
+        facade.counts.clear()
+        facade.fault = note
+        stores = Stores(lambda _root: blobs)
+        ranges = [(n * 100, n * 100 + 50) for n in range(20)]
+        assert await stores.get_ranges("s3://b/blob", [*ranges, (9, 9)], if_match=etag, exact=True) == [
+            bytes(50)
+        ] * 20 + [b""]
+        assert (facade.counts["total"], stores.count.requests, stores.count.bytes) == (20, 20, 1000)
+        assert headers == [etag] * 20
+        await stores.get_ranges("s3://b/blob", ranges, if_match=etag)
+        assert (facade.counts["total"], stores.count.requests) == (21, 21)
+        assert await stores.get_range_with_etag("s3://b/blob", 0, 5, if_match=etag) == (bytes(5), etag)
+        assert (facade.counts["total"], stores.count.requests) == (22, 22)
+        facade.fault = script("GET", ["503 SlowDown", "drop before", None])
+        assert await blobs.get_ranges("blob", [(0, 5)], if_match=etag, exact=True) == [bytes(5)]
+        facade.fault = None
+        await blobs.put("blob", b"another")
+        with pytest.raises(ConflictError):
+            await stores.get_ranges("s3://b/blob", [(0, 5)], if_match=etag, exact=True)
 
 
 def test_ranges_are_joined_when_they_touch_overlap_or_lie_near() -> None:

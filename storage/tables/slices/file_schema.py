@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -151,7 +151,6 @@ def open_file(data: bytes) -> pq.ParquetFile:
     return pq.ParquetFile(pa.BufferReader(whole), coerce_int96_timestamp_unit="us")
 
 
-@lru_cache(maxsize=1024)
 def normal_arrow_schema(value: bytes, n_columns: int) -> bytes:
     """Return a footer's ``ARROW:schema`` without the metadata that differs between files. Raises `UnsupportedError`."""
     try:

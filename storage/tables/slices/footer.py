@@ -8,7 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
+
+import pyarrow as pa
 
 from storage.errors import CorruptError, UnsupportedError
 from storage.tables.slices.file_schema import FileSchema, normal_arrow_schema
@@ -175,14 +178,22 @@ def _encoding_stats(reader: ThriftReader, kind: int, chunk: Chunk) -> None:
             chunk.coded += found[3] if found[2] in _DICTIONARY_ENCODINGS else 0
 
 
+@lru_cache(maxsize=256)
 def _schema(elements: bytes, arrow: bytes, created_by: bytes) -> FileSchema:
+    """Return the schema, checked; files of one schema share it."""
     schema = FileSchema(elements, b"", created_by)
     if len(schema.numbers) < len(schema.columns):
         raise UnsupportedError("two of its columns have one name")
     old = _OLD_WRITER.match(created_by)
     if old and (int(old[1]), int(old[2] or 0)) < (2, 9):
         raise UnsupportedError("its writer (parquet-mr before 1.2.9) gives wrong sizes of columns")
-    return FileSchema(elements, normal_arrow_schema(arrow, len(schema.columns)), created_by) if arrow else schema
+    if arrow:
+        schema = FileSchema(elements, normal_arrow_schema(arrow, len(schema.columns)), created_by)
+    try:
+        schema.arrow_schema.names  # noqa: B018 — a damaged name is found when it is asked for
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UnsupportedError("it holds a type or a name that Arrow lacks", reason=str(error)) from error
+    return schema
 
 
 def _check(schema: FileSchema, groups: Sequence[Group], n_rows: int, size: int) -> None:

@@ -61,7 +61,9 @@ async def _read_layout(stores: Stores, location: str, size: int, etag: str) -> F
     if length + 8 > len(tail):
         tail_start = size - 8 - length
         tail, etag = await stores.get_range_with_etag(location, tail_start, size, if_match=etag)
-    parse = parse_footer(tail[len(tail) - 8 - length : -8], size)
+    footer = tail[len(tail) - 8 - length : -8]
+    # A footer of thousands of column chunks takes tenths of a second: let others run meanwhile.
+    parse = await asyncio.to_thread(parse_footer, footer, size) if length > TAIL_BYTES else parse_footer(footer, size)
     groups = _paged_groups(parse)
     spans = [(chunk.index_start, chunk.index_start + chunk.index_bytes) for group in groups for chunk in group.chunks]
     if spans and min(start for start, _limit in spans) >= tail_start:
