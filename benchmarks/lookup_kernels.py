@@ -76,8 +76,8 @@ def measure_kernels(options: LookupOptions) -> Section:
         [
             "bytes a key: of the model; a look-up among files also needs the filter, which says of keys that are "
             "nowhere that they are not.",
-            f"key → block: blocks of {BLOCK_ROWS:,} rows; 8 bits of fingerprint, or 7 where 8 are more than the locator "
-            "takes. Beyond some 16 million keys the block's number alone takes the map over 2.5 bytes.",
+            f"key → block: blocks of {BLOCK_ROWS:,} rows; 8 bits of fingerprint, or 7 where 8 are too many for the "
+            "locator. Beyond some 16 million keys the block's number alone takes the map over 2.5 bytes.",
         ],
     )  # fmt: skip
 
@@ -138,12 +138,9 @@ class _Sorted:
     @classmethod
     def of(cls, name: str, keys: np.ndarray, n_queries: int, filter_bytes: float) -> _Sorted:
         n, random = len(keys), np.random.default_rng(5)
-        queries = np.concatenate(
-            [
-                random.choice(keys, n_queries // 2),
-                random.integers(0, int(keys[-1]), n_queries - n_queries // 2, np.uint64),
-            ]
-        )
+        half = n_queries // 2
+        others = random.integers(0, int(keys[-1]), n_queries - half, np.uint64)
+        queries = np.concatenate([random.choice(keys, half), others])
         random.shuffle(queries)
         fit_seconds = _median(lambda: piecewise.fit(keys), 3)
         model = piecewise.fit(keys)
@@ -154,14 +151,14 @@ class _Sorted:
         lookup = _median(lambda: _search(model, keys, queries)) / n_queries * 1e9
         numpys = _median(lambda: np.searchsorted(keys, queries)) / n_queries * 1e9
         asked, expected = queries[:_CALLS].tolist(), ranks[:_CALLS].tolist()
-        others = [
+        peers = [
             _pygm(keys, asked, expected),
             _sqlite(keys, asked) if n <= _SQLITE_MAX else None,
             _sorted_dict(keys, asked) if n <= _DICT_MAX else None,
         ]
         return cls(
             name.split()[-1],
-            [name, f"{predict:.0f}", f"{lookup:.0f}", f"{numpys:.0f}", f"{numpys / lookup:.1f}×", *map(_ns, others)],
+            [name, f"{predict:.0f}", f"{lookup:.0f}", f"{numpys:.0f}", f"{numpys / lookup:.1f}×", *map(_ns, peers)],
             [
                 name, f"{len(model.first_keys):,}", f"{model.n_bytes / n:.4f}",
                 f"{model.n_bytes / n + filter_bytes:.2f}", f"{n / fit_seconds / 1e6:.0f}", f"{model.error}",

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 __all__ = ["pays"]
 
-_WARM = 2_048
+_WARM = 256
 """Numbers in a batch from which a kernel is faster than numpy in a process that has numba already."""
 _COLD = 2_000_000
 """Numbers from which it is worth half a second of import."""

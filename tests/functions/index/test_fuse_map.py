@@ -37,7 +37,8 @@ def test_each_hash_has_its_value_by_every_way_of_asking(
     asked = np.array(hashes + others, np.uint64)
     many = made.find(np.resize(asked, 3_000))[: len(asked)]
     np.testing.assert_array_equal(many[: len(hashes)], values)
-    np.testing.assert_array_equal(made.find(np.resize(asked, 1_000))[: len(asked)], many)
+    some = made.find(np.resize(asked, 200))[: len(asked)]
+    np.testing.assert_array_equal(some, many[: len(some)])
     np.testing.assert_array_equal([made.find(asked[i : i + 1])[0] for i in range(len(asked))], many)
     if not hashes:
         assert (many == -1).all()
