@@ -99,6 +99,14 @@ class Loading:
         """Return the indexes of a table of the catalog, as they were when its names were loaded."""
         return self.known.indexes.get(loaded.entry.id, ()) if loaded.entry is not None else ()
 
+    def guess(self, entry: TableEntry) -> Loaded | None:
+        """Return a table of an object store as this process knew it last, without its tail; None where that is unknown
+        or saves nothing. It may be read while `load` asks what is new, which is a request of its own."""
+        if entry.source.startswith("file://") or "://" not in entry.source or entry.options:
+            return None
+        known = self.snapshots.known(entry.format, entry.source)
+        return Loaded(known, None, entry) if known is not None else None
+
     async def load(self, entry: TableEntry, at: At | None = None, *, tail: bool = True) -> Loaded:
         """Return a table of the catalog; with its tail, unless a version is asked for.
 

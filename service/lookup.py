@@ -6,13 +6,14 @@ among all rows. Either may find more than was asked; here the keys are compared,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from catalog.tables import TableEntry
 from functions.keys import key_hashes, last_indices
 from functions.literals import identifier, typed_literal
 from functions.records import key_names, plain
@@ -20,10 +21,10 @@ from service.found import noted
 from service.ingest.errors import unknown_name
 from service.loading import Loaded, Loading
 from service.lookup_keys import check_type, key_table
-from service.point import point_rows
+from service.point import load_ahead, point_rows
 from service.reading import Reading
 from service.statement import KeyLookup, Receipt, Statement
-from storage.errors import InvalidError, NotFoundError, TooLargeError
+from storage.errors import FirnlineError, InvalidError, NotFoundError, TooLargeError
 
 if TYPE_CHECKING:
     from service.engine import Engine
@@ -56,7 +57,24 @@ async def run_lookup(
     assert asked is not None
     if len(asked.keys) > KEYS_MAX:
         raise TooLargeError("too many keys at once; ask in parts", keys=len(asked.keys), keys_max=KEYS_MAX)
-    loaded = await _load(loading, asked.table)
+    entry = await _entry(loading, asked.table)
+    async with load_ahead(loading, entry) as (guess, newest):
+        if newest is not None:
+            try:
+                return await _found(engine, reading, loading, statement, receipt, guess, newest, plans=plans)
+            except FirnlineError:
+                # What is wrong with the table as it was may be right with it as it is.
+                guess = await newest
+        return await _found(engine, reading, loading, statement, receipt, guess, None, plans=plans)
+
+
+async def _found(
+    engine: Engine, reading: Reading, loading: Loading, statement: Statement, receipt: Receipt, loaded: Loaded,
+    newest: Awaitable[Loaded] | None, *, plans: bool,
+) -> pa.Table | None:  # fmt: skip
+    """Return what `run_lookup` does, of a table as ``newest`` will say, or as of now."""
+    asked = statement.lookup
+    assert asked is not None
     schema = loaded.snapshot.schema
     names = await _key_of(engine, loaded, asked)
     wanted = _wanted(schema, names, asked)
@@ -72,7 +90,9 @@ async def run_lookup(
         found_rows = None
         if not _has_zeros(keys):
             distinct = exact.take(kept)
-            found_rows = await point_rows(reading, loading, loaded, names, distinct, read, receipt, statement.route)
+            found_rows = await point_rows(
+                reading, loading, loaded, names, distinct, read, receipt, statement.route, newest
+            )
         if found_rows is None and not plans:
             return None
         if found_rows is None:
@@ -87,12 +107,12 @@ async def run_lookup(
     return answer.cast(noted(answer.schema, found))
 
 
-async def _load(loading: Loading, table: tuple[str, str]) -> Loaded:
+async def _entry(loading: Loading, table: tuple[str, str]) -> TableEntry:
     await loading.names()
     entry = loading.entries.get(table)
     if entry is None:
         raise NotFoundError("no such table", table=".".join(table))
-    return await loading.load(entry)
+    return entry
 
 
 async def _key_of(engine: Engine, loaded: Loaded, asked: KeyLookup) -> tuple[str, ...]:

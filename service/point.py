@@ -7,13 +7,16 @@ few ranged reads. Everything else is left to the planner, which gives the same r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from catalog.tables import TableEntry
 from functions.lookup import read
 from functions.lookup_scan import untouched
 from functions.predicate import And, In
@@ -26,9 +29,10 @@ from service.parse import Parsed
 from service.reading import Reading
 from service.route import Asking, Routed, choose, exact_values
 from service.statement import Receipt, Route
-from storage.errors import SqlError
+from storage.errors import NotFoundError, SqlError
+from storage.tables.snapshot import Snapshot
 
-__all__ = ["PointQuery", "point_query", "point_rows", "run_point"]
+__all__ = ["PointQuery", "load_ahead", "point_query", "point_rows", "run_point"]
 
 _RESERVED = frozenset((
     "ALL", "AND", "ANY", "ARRAY", "AS", "ASC", "BETWEEN", "BOTH", "CASE", "CAST", "COLLATE", "CROSS",
@@ -153,16 +157,33 @@ async def run_point(
     entry = loading.entries.get(asked.table)
     if entry is None or not loading.known.indexes.get(entry.id):
         return None
-    loaded = await loading.load(entry)
-    schema = loaded.snapshot.schema
-    columns = schema.names if asked.columns is None else list(asked.columns)
-    if not columns or not {*columns, *asked.values} <= set(schema.names):
-        return None
-    keys = _keys(asked, schema)
-    if keys is None:
-        return None
-    rows = await point_rows(reading, loading, loaded, keys.column_names, keys, columns, receipt, route)
+    async with load_ahead(loading, entry) as (loaded, newest):
+        schema = loaded.snapshot.schema
+        columns = schema.names if asked.columns is None else list(asked.columns)
+        keys = _keys(asked, schema) if columns and {*columns, *asked.values} <= set(schema.names) else None
+        if keys is None:
+            return None
+        names = keys.column_names
+        rows = await point_rows(reading, loading, loaded, names, keys, columns, receipt, route, newest)
     return rows.slice(0, asked.limit) if rows is not None and asked.limit is not None else rows
+
+
+@asynccontextmanager
+async def load_ahead(loading: Loading, entry: TableEntry) -> AsyncIterator[tuple[Loaded, asyncio.Task[Loaded] | None]]:
+    """Yield a table as this process knew it last, and what loads it as of now meanwhile, for `point_rows`; or the
+    table as of now, and None."""
+    guess = loading.guess(entry)
+    if guess is None:
+        yield await loading.load(entry), None
+        return
+    newest = asyncio.create_task(loading.load(entry))
+    try:
+        yield guess, newest
+    finally:
+        newest.cancel()
+        await asyncio.wait([newest])
+        if not newest.cancelled():
+            newest.exception()
 
 
 def _keys(asked: PointQuery, schema: pa.Schema) -> pa.Table | None:
@@ -189,40 +210,78 @@ def _keys(asked: PointQuery, schema: pa.Schema) -> pa.Table | None:
 
 async def point_rows(
     reading: Reading, loading: Loading, loaded: Loaded, names: Sequence[str], keys: pa.Table, columns: Sequence[str],
-    receipt: Receipt, route: Route = "auto",
+    receipt: Receipt, route: Route = "auto", newest: Awaitable[Loaded] | None = None,
 ) -> pa.Table | None:  # fmt: skip
     """Return all live rows whose ``names`` equal one of ``keys``; None if that takes the planner.
 
     Parameters
     ----------
-    loaded : as of now
+    loaded : as of now, or a guess if ``newest`` is given, see `load_ahead`
     keys : the columns ``names``, in the table's types, distinct, without NULL and NaN and floating-point zeros
     columns : of the answer, in its order
     """
-    indexes = loading.indexes_of(loaded)
-    if not indexes or route == "scan":
+    if route == "scan" or not loading.indexes_of(loaded):
         return None
-    snapshot, tail = loaded.snapshot, loaded.tail
-    primary = key_names(loaded.entry, snapshot.schema) if loaded.entry is not None and tail is not None else ()
-    read_columns = list(columns)
-    if tail is not None and tail.keys:
-        read_columns = list(dict.fromkeys([*columns, *primary]))
+    key = _Key(tuple(names), keys, tuple(columns))
+    try:
+        found = await _in_files(reading, loading, loaded, key, receipt, route)
+    except NotFoundError:
+        if newest is None:
+            raise
+        found = None
+    if newest is not None:
+        now = await newest
+        if not _same(loaded.snapshot, now.snapshot):
+            if not now.snapshot.schema.equals(loaded.snapshot.schema, check_metadata=True):
+                return None
+            found = await _in_files(reading, loading, now, key, receipt, route)
+        loaded = now
+    if found is None:
+        return None
+    routed, rows = found
+    rows = untouched(rows, loaded.tail, _primary(loaded)).select(list(columns))
+    if loaded.tail is not None and not loaded.tail.is_empty:
+        rows = pa.concat_tables([rows, _of_tail(loaded, key)])
+    _count(loaded, routed, receipt)
+    return rows
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What is asked for: columns, the values of them, and columns of the answer."""
+
+    names: tuple[str, ...]
+    keys: pa.Table
+    columns: tuple[str, ...]
+
+
+def _same(one: Snapshot, other: Snapshot) -> bool:
+    return one is other or (bool(one.etag) and one.etag == other.etag and one.location == other.location)
+
+
+def _primary(loaded: Loaded) -> tuple[str, ...]:
+    """Return the columns of the primary key, by which the tail overrides rows."""
+    if loaded.entry is None or loaded.entry.managed is None:
+        return ()
+    return key_names(loaded.entry, loaded.snapshot.schema)
+
+
+async def _in_files(
+    reading: Reading, loading: Loading, loaded: Loaded, key: _Key, receipt: Receipt, route: Route
+) -> tuple[Routed, pa.Table] | None:
+    """Return the rows of the table's files, and the way they were found; None if that takes the planner."""
+    snapshot = loaded.snapshot
     every = np.ones(len(snapshot.files), dtype=bool)
-    asking = Asking(snapshot, indexes, (), read_columns, every, keys)
+    columns = tuple(dict.fromkeys([*key.columns, *_primary(loaded)]))
+    asking = Asking(snapshot, loading.indexes_of(loaded), (), columns, every, key.keys)
     routed = await choose(reading.models, reading.looked_up, asking, route)
     if routed.plan is None or not _covers(routed, asking):
         return None
     stores = loading.stores.scoped()
     found = await read(stores, routed.plan, reading.looked_up)
-    if found.distrusted:
-        return None
-    rows = untouched(found.rows, tail, primary).select(list(columns))
-    if tail is not None and not tail.is_empty:
-        rows = pa.concat_tables([rows, _of_tail(loaded, names, keys, columns)])
-    _count(loaded, routed, receipt)
     receipt.requests += stores.count.requests
     receipt.bytes_scanned += stores.count.bytes
-    return rows
+    return None if found.distrusted else (routed, found.rows)
 
 
 def _covers(routed: Routed, asking: Asking) -> bool:
@@ -236,12 +295,12 @@ def _covers(routed: Routed, asking: Asking) -> bool:
     return not (rest & may_match(asking.snapshot, And(terms))).any()
 
 
-def _of_tail(loaded: Loaded, names: Sequence[str], keys: pa.Table, columns: Sequence[str]) -> pa.Table:
+def _of_tail(loaded: Loaded, key: _Key) -> pa.Table:
     # Imported here: most tables have nothing in the log.
     from functions.tail_index import find
 
     assert loaded.tail is not None
-    return find(loaded.tail, tuple(names), keys.select(list(names))).rows.select(list(columns))
+    return find(loaded.tail, key.names, key.keys.select(list(key.names))).rows.select(list(key.columns))
 
 
 def _count(loaded: Loaded, routed: Routed, receipt: Receipt) -> None:

@@ -21,6 +21,11 @@ class SnapshotCache:
         self._footers, self._entries_max = footers, entries_max
         self._known: OrderedDict[tuple[str, str, At], Snapshot] = OrderedDict()
 
+    def known(self, format_: str, location: str) -> Snapshot | None:
+        """Return a table's newest snapshot as this process saw it last; there may be a newer one by now."""
+        location = normalize(location)
+        return self._known.get((format_, _folder(format_, location), At()))
+
     async def resolve(
         self, stores: Stores, format_: str, location: str, at: At, options: Mapping[str, str] | None = None
     ) -> Snapshot:
