@@ -215,12 +215,12 @@ def _indexes(n: int, rows: TailRows, asked: np.ndarray) -> list[list[str]]:
         "levels": (
             _median(lambda: tail_index.with_level(held, tail_index.level_of(new, fresh))),
             _median(lambda: probe([each for each, _ids in held], one), 20),
-            _median(lambda: probe([each for each, _ids in held], asked)),
+            _median(lambda: probe([each for each, _ids in held], np.sort(asked))),
         ),
         "runs": (
             _median(lambda: np.sort(np.concatenate([runs[-1], new]))),
             _median(lambda: probe(runs, one), 20),
-            _median(lambda: probe(runs, asked)),
+            _median(lambda: probe(runs, np.sort(asked))),
         ),
         "ALEX": (
             _timed(lambda: index.insert(new, fresh)),

@@ -80,15 +80,18 @@ def find(tail: TableTail, names: Sequence[str], keys: pa.Table) -> TailHits:
     names = tuple(names)
     source = tail.source
     touched = np.zeros(keys.num_rows, dtype=bool)
-    if source is None or not source.runs or not keys.num_rows:
-        return TailHits(_empty(tail), touched)
+    if source is None or not source.runs:
+        return TailHits(tail.row_schema.empty_table(), touched)
+    nothing = TailHits(source.runs[0].rows.slice(0, 0), touched)
+    if not keys.num_rows:
+        return nothing
     queries, ids = _candidates(source, names, key_hashes(keys, names))
     if not len(ids):
-        return TailHits(_empty(tail), touched)
+        return nothing
     wanted = _unique(ids)
     rows, kept, deleted = _rows_at(source, wanted)
     if not len(kept):
-        return TailHits(_empty(tail), touched)
+        return nothing
     places = np.minimum(kept.searchsorted(ids), len(kept) - 1)
     there = kept[places] == ids
     if not there.all():
@@ -112,7 +115,7 @@ def find_range(tail: TableTail, name: str, low: Any | None, high: Any | None) ->
     """
     source = tail.source
     parts = [part for run in (source.runs if source else ()) if (part := _within(run, name, low, high)) is not None]
-    return pa.concat_tables(parts) if parts else _empty(tail)
+    return pa.concat_tables(parts) if parts else tail.row_schema.empty_table()
 
 
 def _within(run: Run, name: str, low: Any | None, high: Any | None) -> pa.Table | None:
@@ -145,31 +148,30 @@ def _is_true(bound: pa.Scalar | None, compare: Any, other: pa.Scalar) -> bool:
     return bound is not None and bool(compare(bound, other).as_py())
 
 
-def _empty(tail: TableTail) -> pa.Table:
-    return tail.row_schema.empty_table()
-
-
 def _candidates(source: TailRows, names: tuple[str, ...], hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return pairs that may meet: numbers of keys and ids of rows, int64[p] each."""
     index = _index_of(source, names)
-    found = [_probe(level, hashes) for level in index.levels]
-    found += _fresh(source, names, index.limit, hashes)
+    # Keys in order walk through a level once; in any order each begins anew.
+    order = np.argsort(hashes)
+    asked = hashes[order]
+    found = [_probe(level, asked) for level in index.levels]
+    found += _fresh(source, names, index.limit, asked)
     found = [pair for pair in found if len(pair[0])]
     if len(found) == 1:
-        return found[0]
+        return order[found[0][0]], found[0][1]
     if not found:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    return np.concatenate([queries for queries, _ids in found]), np.concatenate([ids for _queries, ids in found])
+        return _NONE
+    return order[np.concatenate([places for places, _ids in found])], np.concatenate([ids for _places, ids in found])
 
 
-def _probe(level: Level, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _probe(level: Level, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs of places in ``asked`` (uint64[k], not decreasing) and ids."""
     ordered, ids = level
-    first = ordered.searchsorted(hashes)
-    met = ordered[np.minimum(first, len(ordered) - 1)] == hashes
+    first = ordered.searchsorted(asked)
+    met = ordered[np.minimum(first, len(ordered) - 1)] == asked
     if not met.any():
         return _NONE
-    queries = np.flatnonzero(met)
-    return _spread(queries, first[met], ordered.searchsorted(hashes[met], side="right"), ids)
+    return _spread(np.flatnonzero(met), first[met], ordered.searchsorted(asked[met], side="right"), ids)
 
 
 _NONE = (np.empty(0, np.int64), np.empty(0, np.int64))
@@ -188,11 +190,9 @@ def _spread(
 
 
 def _fresh(
-    source: TailRows, names: tuple[str, ...], limit: int, hashes: np.ndarray
+    source: TailRows, names: tuple[str, ...], limit: int, asked: np.ndarray
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the pairs of the rows whose ids are not below ``limit``."""
-    order = np.argsort(hashes)
-    asked = hashes[order]
+    """Return likewise the pairs of the rows whose ids are not below ``limit``."""
     found = []
     for run, start in _parts_from(source, limit):
         there = _hashes(run, names, start)
@@ -205,8 +205,8 @@ def _fresh(
         rows = np.flatnonzero(met)
         if len(rows):
             first, last = asked.searchsorted(there[rows]), asked.searchsorted(there[rows], side="right")
-            ids, queries = _spread(run.ids[start:][rows], first, last, order)
-            found.append((queries, ids))
+            ids, places = _spread(run.ids[start:][rows], first, last, np.arange(len(asked)))
+            found.append((places, ids))
     return found
 
 
@@ -317,8 +317,13 @@ def _equal(
     """Return where the row at ``places`` has the key of number ``queries``: bool[p]."""
     equal = np.ones(len(places), dtype=bool)
     for name in names:
-        row = rows.column(name).take(pa.array(places))
-        key = keys.column(name).take(pa.array(queries))
+        row, key = _taken(rows.column(name), places), _taken(keys.column(name), queries)
         same = pc.equal(row, key if key.type == row.type else key.cast(row.type))
         equal &= np.asarray(same.fill_null(False))
     return equal
+
+
+def _taken(column: pa.ChunkedArray, places: np.ndarray) -> pa.ChunkedArray:
+    if len(places) == 1:
+        return column.slice(int(places[0]), 1)
+    return column.take(pa.array(places))
