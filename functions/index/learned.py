@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from functions.index.keyspace import KeySpace
 from functions.index.piecewise import PiecewiseLinear
 from functions.index.places import Places
 from functions.index.several import expand
+from functions.index.together import Together, join_runs
 
 __all__ = ["NOTHING", "Learned", "Ranges", "Run", "fit"]
 
@@ -101,16 +103,14 @@ class Learned:
         key, run = self.filter.find(hashes)
         if not len(key):
             return NOTHING
-        if len(self.runs) == 1:
-            asked = numbers[key]
-            return _renamed(self.runs[0].locate(asked, asked), key)
-        order = np.argsort(run, kind="stable")
-        key, run = key[order], run[order]
-        parts = []
-        for some in np.split(np.arange(len(run)), np.flatnonzero(np.diff(run)) + 1):
-            asked = numbers[key[some]]
-            parts.append(_renamed(self.runs[int(run[some[0]])].locate(asked, asked), key[some]))
-        return _joined(parts)
+        asked = numbers[key]
+        if (run == run[0]).all():
+            return _renamed(self.runs[int(run[0])].locate(asked, asked), key)
+        return _renamed(self._together.locate(run, asked), key)
+
+    @cached_property
+    def _together(self) -> Together:
+        return join_runs(self.runs)
 
     def locate_range(self, low: int, high: int) -> Ranges:
         """Return where keys with numbers from ``low`` to ``high``, both included, may be."""

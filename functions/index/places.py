@@ -118,10 +118,11 @@ def _pairs(hashes: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarr
         return hashes, places, np.ones(len(hashes), np.int64)
     starts = np.flatnonzero(first)
     sizes = np.diff(np.append(starts, len(hashes)))
+    # Only among equal hashes is there anything to sort: by their number, then by the place.
     tied = np.flatnonzero(np.repeat(sizes > 1, sizes))
-    # Only among equal hashes is there anything to sort.
-    order = tied[np.lexsort((places[tied], hashes[tied]))]
-    places[tied] = places[order]
+    both = (np.cumsum(first[tied], dtype=np.uint64) << np.uint64(32)) | places[tied]
+    both.sort()
+    places[tied] = (both & np.uint64(0xFFFF_FFFF)).astype(np.uint32)
     distinct = first
     distinct[1:] |= places[1:] != places[:-1]
     hashes, places = hashes[distinct], places[distinct]
