@@ -267,3 +267,17 @@ async def test_a_long_range_is_cut() -> None:
     plan = plan_reads(layout, [Slice(5, 6)], ["v"])
     assert [limit - start <= 16 << 20 for start, limit in plan.ranges] == [True, True]
     read_back(data, layout, [Slice(5, 6)], ["v"])
+
+
+async def test_small_pages_of_a_row_group_of_one_block_are_read_apart() -> None:
+    n = 2 * BLOCK_ROWS + 100
+    table = pa.table({f"c{i}": np.random.default_rng(i).integers(0, 1 << 40, n) for i in range(4)})
+    options = {"use_dictionary": False, "max_rows_per_page": 512, "write_batch_size": 512, "write_page_index": True}
+    data = parquet(table, row_group_size=BLOCK_ROWS, **options)
+    layout = await layout_of(data)
+    assert layout.block_rows.tolist() == [0, BLOCK_ROWS, 2 * BLOCK_ROWS, n]
+    for slices in ([Slice(700, 701)], [Slice(3, 9), Slice(8_000, 9_000)], blocks(layout)):
+        read_back(data, layout, slices, table.column_names)
+    [area] = plan_reads(layout, [Slice(700, 760)], table.column_names).areas
+    assert [(piece.start, piece.limit) for piece in area.pieces] == [(512, 1_024)]
+    assert plan_reads(layout, [Slice(700, 701)], ["c1"]).n_bytes < 5_000

@@ -32,7 +32,7 @@ class Chunks:
     extra : values less rows; not 0 where a leaf is repeated
     codec : the Parquet format's number
     coded : pages from the first that may need the dictionary page; writers that give it up do so for good
-    page_first : [n + 1] which pages are a chunk's; none for a row group that is one block
+    page_first : [n + 1] which pages are a chunk's; none for a row group that is read whole
     page_row : first row of each page in its row group
     page_start, page_size : bytes
     """
@@ -83,7 +83,8 @@ def block_rows_of(group_rows: np.ndarray, paged: np.ndarray) -> np.ndarray:
     parts: list[np.ndarray] = []
     for start, limit, has_pages in zip(group_rows[:-1].tolist(), group_rows[1:].tolist(), paged.tolist(), strict=True):
         if limit > start:
-            parts.append(np.arange(start, limit, BLOCK_ROWS if has_pages else limit - start, dtype=np.int64))
+            step = BLOCK_ROWS if has_pages and limit - start > 2 * BLOCK_ROWS else limit - start
+            parts.append(np.arange(start, limit, step, dtype=np.int64))
     parts.append(group_rows[-1:].astype(np.int64))
     return np.concatenate(parts)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from storage.errors import InvalidError
-from storage.tables.slices.layout import BLOCK_ROWS, Area, FileLayout, Piece, Slice, SliceRead
+from storage.tables.slices.layout import Area, FileLayout, Piece, Slice, SliceRead
 
 __all__ = ["RANGE_BYTES_MAX", "plan_reads"]
 
@@ -15,6 +15,8 @@ NEAR_BYTES = 128 << 10
 """Ranges no farther apart are read as one: the bytes between cost less than another request."""
 WASTE_MAX = 0.25
 """Farther ones too, as long as what lies between is no more than this part of what is needed."""
+NEAR_PAGES = 4
+"""Rows that are fewer pages apart are decoded together: pages cost less than another row group in memory."""
 RANGE_BYTES_MAX = 16 << 20
 
 
@@ -33,7 +35,7 @@ def plan_reads(layout: FileLayout, slices: Sequence[Slice], columns: Sequence[st
     for group, parts in _by_group(layout.groups, slices):
         n_leaves = layout.file_schema.n_leaves
         if layout.chunks.page_first[group * n_leaves] < layout.chunks.page_first[group * n_leaves + 1]:
-            near = max(BLOCK_ROWS, _page_rows(layout, group))
+            near = NEAR_PAGES * _page_rows(layout, group)
             areas += (_pages(layout, group, start, limit, numbers) for start, limit in _joined(parts, near))
         else:
             areas.append(_whole(layout, group, numbers))
@@ -69,7 +71,7 @@ def _page_rows(layout: FileLayout, group: int) -> int:
 
 
 def _joined(parts: Iterable[tuple[int, int]], near: int) -> list[tuple[int, int]]:
-    """Join rows that are near: they are of one page or of neighbours."""
+    """Join parts that are fewer than ``near`` rows apart."""
     out: list[tuple[int, int]] = []
     for start, limit in parts:
         if out and start - out[-1][1] < near:

@@ -19,6 +19,9 @@ __all__ = ["read_layouts"]
 TAIL_BYTES = 64 << 10
 """Most footers fit, and the offset index in front of them; a larger one costs a second request."""
 CONCURRENT_READS = 32
+PAGES_MIN = 4
+"""A row group of one block is read by pages if every column has as many: decoding one takes less than decoding all."""
+_PAGE_BYTES_MIN = 7
 _GIVE_UP = (b"parquet-cpp-arrow", b"parquet-rs", b"parquet-mr")
 """Writers that code no page by the dictionary once one of the column chunk is not."""
 _GROUP_ROWS_PAGED_MAX = 1 << 31
@@ -74,12 +77,18 @@ async def _read_layout(stores: Stores, location: str, size: int, etag: str) -> F
 
 
 def _paged_groups(parse: Footer) -> list[Group]:
-    """The row groups that are worth to be cut into blocks, and can be."""
+    """The row groups that are worth to be read by pages, and can be."""
     return [
         group
         for group in parse.groups
-        if 2 * BLOCK_ROWS < group.n_rows < _GROUP_ROWS_PAGED_MAX and all(chunk.index_bytes for chunk in group.chunks)
+        if group.n_rows < _GROUP_ROWS_PAGED_MAX
+        and min((chunk.index_bytes for chunk in group.chunks), default=0)
+        >= (1 if _is_large(group) else PAGES_MIN * _PAGE_BYTES_MIN)
     ]
+
+
+def _is_large(group: Group) -> bool:
+    return group.n_rows > 2 * BLOCK_ROWS
 
 
 def _layout(parse: Footer, groups: Sequence[Group], parts: Sequence[bytes], etag: str) -> FileLayout:
@@ -92,7 +101,7 @@ def _layout(parse: Footer, groups: Sequence[Group], parts: Sequence[bytes], etag
         found = (
             [parse_offset_index(next(left), chunk, group.n_rows) for chunk in group.chunks] if id(group) in cut else []
         )
-        usable = bool(found) and None not in found
+        usable = all(each and (_is_large(group) or len(each[0]) >= PAGES_MIN) for each in found) and bool(found)
         paged.append(usable)
         pages += found if usable else [None] * len(group.chunks)
     group_rows = np.array([0, *accumulate(group.n_rows for group in parse.groups)], np.int64)
