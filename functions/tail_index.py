@@ -171,7 +171,10 @@ def _probe(level: Level, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     met = ordered[np.minimum(first, len(ordered) - 1)] == asked
     if not met.any():
         return _NONE
-    return _spread(np.flatnonzero(met), first[met], ordered.searchsorted(asked[met], side="right"), ids)
+    places, first = np.flatnonzero(met), first[met]
+    if (ordered[np.minimum(first + 1, len(ordered) - 1)] != ordered[first]).all():
+        return places, ids[first]
+    return _spread(places, first, ordered.searchsorted(asked[met], side="right"), ids)
 
 
 _NONE = (np.empty(0, np.int64), np.empty(0, np.int64))
@@ -288,7 +291,13 @@ def _merged(older: Level, newer: Level) -> Level:
 
 
 def _unique(ids: np.ndarray) -> np.ndarray:
-    return ids if len(ids) == 1 else np.unique(ids)
+    """Return the values in order, each once."""
+    if len(ids) == 1:
+        return ids
+    ordered = np.sort(ids)
+    new = np.ones(len(ordered), dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    return ordered[new]
 
 
 def _rows_at(source: TailRows, ids: np.ndarray) -> tuple[pa.Table, np.ndarray, np.ndarray]:
