@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from tests.storage.test_slices import NESTED, layout_of, layout_or_reason, parqu
 
 pytestmark = pytest.mark.anyio
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "slices"
 SMALL = NESTED.slice(0, 2_000)
 DATA = parquet(SMALL, row_group_size=1_000, write_page_checksum=True)
 PAGED = parquet(NESTED.slice(0, 20_000), write_page_index=True, data_page_size=5_000)
@@ -141,3 +143,27 @@ async def test_layouts_without_places_are_stored_too() -> None:
     assert (stored.n_rows, stored.block_rows.tolist()) == (10, [0, 4, 10])
     assert len(stored.chunks.start) == len(Chunks().start) == 0
     assert list(unpack(pack([]))) == []
+
+
+async def test_the_golden_layouts_are_read_as_they_were_written() -> None:
+    whole, paged = unpack((GOLDEN / "v1.layouts").read_bytes())
+    assert (whole.n_rows, whole.etag, whole.block_rows.tolist()) == (2_000, "m1", [0, 1_000, 2_000])
+    assert (paged.n_rows, paged.etag, len(paged.block_rows)) == (20_000, "", 4)
+    assert whole.schema.equals(NESTED.schema)
+    assert whole.chunks.start.tolist()[:3] == [4, 5374, 6580]
+    assert paged.chunks.page_first.tolist() == [0, 8, 12, 14, 22, 29, 30, 36, 44]
+    assert paged.chunks.page_row.tolist()[:4] == [0, 3072, 6144, 9216]
+    again = unpack(pack([whole, paged]))[1]
+    for name in (
+        "start",
+        "head",
+        "size",
+        "extra",
+        "codec",
+        "coded",
+        "page_first",
+        "page_row",
+        "page_start",
+        "page_size",
+    ):
+        assert getattr(again.chunks, name).tolist() == getattr(paged.chunks, name).tolist()
