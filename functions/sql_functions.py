@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.errors import InvalidError, UnsupportedError
+from storage.errors import InvalidError, LimitError, UnsupportedError
 
-__all__ = ["SqlFunction", "bucket_starts", "functions_of", "width_of"]
+__all__ = ["SqlFunction", "bucket_starts", "check_kernels", "functions_of", "grid_of", "width_of"]
 
 TIME = pa.timestamp("us", "UTC")
 """Times of every unit and zone become these, and back, without change."""
@@ -46,8 +46,7 @@ def functions_of(name: str) -> list[SqlFunction]:
 
     ``time_bucket`` is two functions (`service.time_bucket`). Raises `UnsupportedError` without numba.
     """
-    if find_spec("numba") is None:
-        raise UnsupportedError("this function needs numba; install the extra firnline[kernels]", function=name)
+    check_kernels(name)
     if name == "time_bucket":
         return [
             SqlFunction("time_bucket", _time_bucket, (_WIDTH, TIME), TIME),
@@ -56,6 +55,12 @@ def functions_of(name: str) -> list[SqlFunction]:
     from functions.kernels import vectors
 
     return [SqlFunction(name, _distance(name, getattr(vectors, name)), (_VECTOR, _VECTOR), pa.float64())]
+
+
+def check_kernels(name: str) -> None:
+    """Raise `UnsupportedError`, saying what to install, unless the kernels that ``name`` needs can run."""
+    if find_spec("numba") is None:
+        raise UnsupportedError("this function needs numba; install the extra firnline[kernels]", function=name)
 
 
 # Buckets of time
@@ -142,6 +147,22 @@ def bucket_starts(times: np.ndarray, months: int, micros: int, origin: int | Non
         raise InvalidError(f"the bucket of a time starts before all times that there are times={n_outside}")
     found: np.ndarray = starts
     return found
+
+
+def grid_of(start: int, last: int, months: int, micros: int, origin: int | None, most: int) -> np.ndarray:
+    """Return int64[n]: the starts of buckets from ``start``, which is one, to ``last``.
+
+    Raises `LimitError` if there are more than ``most``; other parameters as of `bucket_starts`.
+    """
+    from functions.kernels.time_bucket import month_starts
+
+    n = (last - start) // (micros or months * 28 * _DAY) + 1
+    if n > most + most // 8 * bool(months):
+        raise LimitError("the grid has too many times; ask for wider buckets, or less time", times=n, times_max=most)
+    if micros:
+        return start + np.arange(n, dtype=np.int64) * micros
+    starts: np.ndarray = month_starts(_JANUARY if origin is None else origin, months, start, n)
+    return starts[starts <= last]
 
 
 # Vectors

@@ -4,6 +4,7 @@ Rewritten, always in place and so that the line and column of everything behind 
 
 * ``delta('…')``, ``iceberg('…')``, ``parquet('…')`` after FROM, JOIN or a comma become a generated name;
 * ``table_changes('t', from, to)`` likewise, see `service.changes`;
+* ``gap_fill((query), 't', '1 hour')`` likewise, whose query is parsed by itself, see `service.gap_fill`;
 * ``t FOR VERSION AS OF n`` and ``t FOR TIMESTAMP AS OF '…'`` likewise, and keep ``t`` as their alias;
 * ``:name`` becomes ``$name``, but not the colon of a slice, a map or a struct.
 
@@ -16,20 +17,25 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from service.cursor import Cursor
+from service.cursor import Cursor, Span
 from service.distinct import check_distinct_from
 from service.lexer import Token, place, tokenize
 from service.shape import check_shape
 from storage.errors import InvalidError, SqlError, TooLargeError, UnsupportedError
 from storage.tables.snapshot import At
 
+if TYPE_CHECKING:
+    from functions.gap_fill import Gaps
+
 __all__ = ["Parsed", "TableRef", "parse", "timestamp_ms"]
 
 SQL_BYTES_MAX = 4 << 20
+_GAPS_MAX = 16
 FORMATS = ("delta", "iceberg", "parquet")
 _QUERY = ("SELECT", "WITH", "VALUES", "EXPLAIN", "SHOW", "DESCRIBE", "DESC", "TABLE", "FROM")
 _COMMANDS = ("CREATE", "DROP")
@@ -61,6 +67,7 @@ class TableRef:
     Either ``format`` and ``location`` (a table function), or ``namespace`` and ``name``; with the version asked for.
 
     changes : the first and the last version, or None for all, of which `service.changes` gives the changes
+    filled : a query, whose gaps `service.gap_fill` fills
     """
 
     at: At = field(default_factory=At)
@@ -69,13 +76,14 @@ class TableRef:
     namespace: str | None = None
     name: str | None = None
     changes: tuple[int, int | None] | None = None
+    filled: tuple[Parsed, Gaps] | None = None
 
 
 @dataclass(frozen=True)
 class Parsed:
     """kind : "query"; "command" for what `service.commands` runs, "write" for what `service.write` does
     text : for DataFusion; of a write the statement itself, pieces of which become queries
-    tokens : of the original text
+    tokens : of the original text, but for those of a query that is parsed by itself
     refs : generated name → table
     params : name → value, for DataFusion
     explained : offset in ``text`` where the query of an EXPLAIN begins, else 0
@@ -92,8 +100,8 @@ class Parsed:
     words: frozenset[str]
 
 
-def parse(sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> Parsed:
-    """Return the parsed statement.
+def parse(sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None, *, is_part: bool = False) -> Parsed:
+    """Return the parsed statement; one that ``is_part`` of another need not use all ``params``.
 
     Raises
     ------
@@ -125,10 +133,14 @@ def parse(sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> 
         return Parsed("command", sql, sql, tokens, {}, {}, 0, frozenset())
     if not writes:
         _check_supported(sql, tokens)
-    rewriter = _Rewriter(sql, tokens, _named(params), _columns_limit(tokens) if writes else 0)
+    rewriter = _Rewriter(sql, tokens, params, _columns_limit(tokens) if writes else 0)
     text, refs = rewriter.run()
     used = {token.text[1:] for token in tokens if token.kind == "param"} | rewriter.used_names
-    bound = _bind(params, used)
+    bound = _bind({name: value for name, value in _given(params).items() if name in used} if is_part else params, used)
+    if not writes:
+        tokens = [
+            token for token in tokens if not any(part.start <= token.start < part.limit for part in rewriter.parts)
+        ]
     words = frozenset(token.name for token in tokens if token.kind in ("word", "quoted"))
     if writes:
         return Parsed("write", sql, sql, tokens, {}, bound, 0, words)
@@ -217,6 +229,13 @@ def _bind(params: Sequence[Any] | Mapping[str, Any] | None, used: set[str]) -> d
     return {name: _sized(name, value) for name, value in given.items()}
 
 
+def _given(params: Sequence[Any] | Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return the parameters by name; those of a list are named by their numbers."""
+    if params is None or isinstance(params, (str, bytes, Mapping)):
+        return _named(params if isinstance(params, Mapping) else None)
+    return {str(number): value for number, value in enumerate(params, 1)}
+
+
 def _sized(name: str, value: Any) -> Any:
     """Return an integer past 64 bits as a decimal, which the engine takes."""
     if type(value) is not int or -(1 << 63) <= value < 1 << 63:
@@ -229,8 +248,12 @@ def _sized(name: str, value: Any) -> Any:
 class _Rewriter:
     """Walks the tokens once, from ``start`` on, and collects replacements."""
 
-    def __init__(self, sql: str, tokens: list[Token], named: Mapping[str, Any], start: int = 0) -> None:
-        self.sql, self.tokens, self.named, self.start = sql, tokens, named, start
+    def __init__(
+        self, sql: str, tokens: list[Token], params: Sequence[Any] | Mapping[str, Any] | None, start: int = 0
+    ) -> None:
+        self.sql, self.tokens, self.params, self.start = sql, tokens, params, start
+        self.named = _named(params)
+        self.parts: list[Span] = []
         self.refs: dict[str, TableRef] = {}
         taken = {token.name for token in tokens if token.kind in ("word", "quoted")}
         self._unused = (name for name in map("_t{}".format, itertools.count()) if name not in taken)
@@ -253,7 +276,7 @@ class _Rewriter:
         return text, self.refs
 
     def _rewritten(self, position: int) -> int | None:
-        rewrite = (self._function, self._changes, self._travel, self._param)
+        rewrite = (self._function, self._changes, self._gaps, self._travel, self._param)
         return next((behind for each in rewrite if (behind := each(position)) is not None), None)
 
     def _at(self, position: int) -> Token | None:
@@ -296,6 +319,29 @@ class _Rewriter:
         namespace = parts[0] if len(parts) == 2 else None
         ref = TableRef(namespace=namespace, name=parts[-1], changes=(start, limit))
         return self._replace(position, cursor.position, ref, None)
+
+    def _gaps(self, position: int) -> int | None:
+        """``gap_fill((query), 'time', 'width', …)`` where a table may stand; returns the position behind it."""
+        token, opening = self._at(position), self._at(position + 1)
+        if token is None or token.kind != "word" or token.name != "gap_fill" or not self._may_be_table(position):
+            return None
+        if opening is None or opening.text != "(":
+            return None
+        # Imported here: most statements fill no gaps.
+        from service.parse_gap_fill import read_call
+
+        cursor = Cursor(self.sql, self.tokens, position + 2)
+        part, gaps, used = read_call(cursor, _given(self.params))
+        text = self.sql[part.start : part.limit]
+        if len(re.findall("gap_fill", text, re.IGNORECASE)) > _GAPS_MAX:
+            raise TooLargeError("calls of gap_fill are nested too deeply", limit=_GAPS_MAX)
+        # Lines and columns of the query stay those of the statement.
+        query = parse(re.sub(r"[^\n]", " ", self.sql[: part.start]) + text, self.params, is_part=True)
+        if query.kind != "query" or query.tokens[0].is_word("EXPLAIN", "SHOW", "DESCRIBE", "DESC"):
+            raise SqlError("gap_fill takes a query", **place(self.sql, query.tokens[0].start))
+        self.used_names |= query.params.keys() | used
+        self.parts.append(part)
+        return self._replace(position, cursor.position, TableRef(filled=(query, gaps)), None)
 
     def _travel(self, position: int) -> int | None:
         """``[ns.]table FOR VERSION AS OF …``; returns the position behind it."""

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,9 @@ from service.route import Asking, Routed, choose
 from service.statement import Statement
 from storage.errors import FirnlineError, InvalidError, LimitError, NotFoundError, UnavailableError
 from storage.tables.snapshot import At, Snapshot
+
+if TYPE_CHECKING:
+    from functions.gap_fill import Gaps
 
 __all__ = ["Planned", "Planner", "retyped"]
 
@@ -133,6 +136,9 @@ class Planner:
             if ref.changes is not None:
                 self._given[name] = await self._changes(ref)
                 return None
+            if ref.filled is not None:
+                self._given[name] = await self._filled(*ref.filled)
+                return None
             if ref.location is not None and ref.format is not None:
                 found = await self._reading.snapshots.resolve(self._stores, ref.format, ref.location, ref.at, {})
                 return Loaded(found)
@@ -159,6 +165,19 @@ class Planner:
         loaded = await self._loading.load(entry, At(version=limit))
         limits = self._statement.limits
         return await changes_table(self._reading, self._loading, loaded, start, limit, limits.scan_bytes_max)
+
+    async def _filled(self, query: Parsed, gaps: Gaps) -> Table:
+        """Return the table that ``gap_fill`` makes."""
+        # Imported here: most statements fill no gaps.
+        from service.gap_fill import filled_table
+
+        statement = replace(self._statement, route="auto")
+        given = {name: rows for (_, name), rows in self._rows.items()}
+        planned = await Planner(self._reading, self._loading, statement, query, self._late, given).plan()
+        try:
+            return await filled_table(self._session, planned, gaps)
+        except BaseException as error:
+            raise self._translated(error) from error
 
     def _listed(self) -> list[str]:
         return [f"{namespace}.{table}" for namespace, table in self._entries]
