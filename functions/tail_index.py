@@ -13,6 +13,7 @@ tail's state does not have is passed over, and the keys themselves are compared.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,11 +26,13 @@ from functions.keys import key_hashes
 from functions.tail import TableTail
 from functions.tail_rows import Run, TailRows
 
-__all__ = ["Level", "TailHits", "find", "find_range", "level_of", "with_level"]
+__all__ = ["Level", "TailHits", "find", "find_range", "level_of", "prepare", "with_level"]
 
 _FRESH_ROWS = 4_096
 """So many hashes are compared one by one in the time that an index takes to be brought forward by them."""
 _SPARE_ROWS = 1 << 16
+_HERE_ROWS = 1 << 16
+"""So many are indexed in about ten milliseconds."""
 _FEW_KEYS = 8
 
 Level = tuple[np.ndarray, np.ndarray]
@@ -65,8 +68,8 @@ class _Index:
 def find(tail: TableTail, names: Sequence[str], keys: pa.Table) -> TailHits:
     """Return the rows of the tail whose key is one of ``keys``, as SQL's ``=`` sees it: NULL and NaN equal nothing.
 
-    The first call for a tail indexes it (about 0.2 s for a million rows); later calls, for this and later states of it,
-    cost what is new.
+    The first call for a tail indexes it (about 0.2 s for a million rows, see `prepare`); later calls, for this and
+    later states of it, cost what is new.
 
     Parameters
     ----------
@@ -105,6 +108,16 @@ def find(tail: TableTail, names: Sequence[str], keys: pa.Table) -> TailHits:
     live[places] = True
     live &= ~deleted
     return TailHits(rows if live.all() else rows.filter(pa.array(live)), touched)
+
+
+async def prepare(tail: TableTail, names: Sequence[str]) -> None:
+    """Do what the next `find` of these columns would do beforehand, in a thread if it takes long.
+
+    To be awaited before `find` is called on an event loop, which an index of a million rows would hold up.
+    """
+    names, source = tuple(names), tail.source
+    if source is not None and source.runs and _n_fresh(source, names) > _HERE_ROWS:
+        await asyncio.to_thread(_index_of, source, names)
 
 
 def find_range(tail: TableTail, name: str, low: Any | None, high: Any | None) -> pa.Table:
@@ -231,13 +244,18 @@ def _hashes(run: Run, names: tuple[str, ...], start: int) -> np.ndarray:
     return known[1][start - known[0] :]
 
 
+def _n_fresh(source: TailRows, names: tuple[str, ...]) -> int:
+    """Return how many rows no index has."""
+    held: _Index = source.line.indexes.get(names) or _Index()
+    return sum(len(run) - start for run, start in _parts_from(source, held.limit))
+
+
 def _index_of(source: TailRows, names: tuple[str, ...]) -> _Index:
     """Return an index that ``source`` may use, brought forward if many of its rows are new."""
     held: _Index = source.line.indexes.get(names) or _Index()
     if source.number < held.number:
         return _Index()
-    n_fresh = sum(len(run) - start for run, start in _parts_from(source, held.limit))
-    if n_fresh <= _FRESH_ROWS:
+    if _n_fresh(source, names) <= _FRESH_ROWS:
         return held
     if len(held) > 2 * sum(map(len, source.runs)) + _SPARE_ROWS:
         held = _Index()

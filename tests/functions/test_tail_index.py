@@ -179,3 +179,15 @@ def test_an_index_is_brought_forward_over_many_states_of_a_large_tail() -> None:
         found = dict(zip(hits.rows.column("k").to_pylist(), hits.rows.column("s").to_pylist(), strict=True))
         assert found == {k: last[k] for k in asked.tolist() if k in last}
         assert hits.touched.tolist() == [k in last for k in asked.tolist()]
+
+
+@pytest.mark.anyio
+async def test_an_index_that_was_prepared_is_the_one_that_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail_index, "_HERE_ROWS", 5_000)
+    new = table_of(range(6_000), ["x"] * 6_000, [0.0] * 6_000)
+    rows = TailRows.empty(entry_of(), SCHEMA).then([log_record(new, APPEND, 0)], entry_of())
+    await tail_index.prepare(tail_of(rows), ["k"])
+    prepared = rows.line.indexes[("k",)]
+    check(tail_of(rows), [0, 5_999, 6_000], ())
+    assert rows.line.indexes[("k",)] is prepared
+    await tail_index.prepare(tail_of(TailRows.empty(entry_of(), SCHEMA)), ["k"])
