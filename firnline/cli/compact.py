@@ -1,4 +1,4 @@
-"""``firn compact``: fold the log into the tables now, and merge small files."""
+"""``firn compact``: fold the log into the tables now, merge small files, and bring indexes in step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["compact"]
 
 
-@click.command(short_help="Fold the log into the tables, merge small files.")
+@click.command(short_help="Fold the log into the tables, merge small files, index.")
 @click.argument("table", required=False)
 @lake_option
 @click.option("--watch", is_flag=True, help="Go on until Ctrl-C.")
@@ -34,8 +34,9 @@ __all__ = ["compact"]
 def compact(table: str | None, lake: str | None, watch: bool, interval: int, as_json: bool) -> None:
     """Fold acknowledged rows into their tables' files, so that any Delta or Iceberg reader sees them.
 
-    With TABLE only its rows are folded, and all of its small files merged. It is safe to interrupt, to run twice at
-    once, and beside a server. The exit code is 1 if a table could not be folded.
+    Small files are merged, and the tables' indexes are brought in step, those of external tables too.
+    With TABLE only its rows are folded, all of its small files merged, and its indexes refreshed. It is safe to
+    interrupt, to run twice at once, and beside a server. The exit code is 1 if a table could not be folded.
 
     \b
     Examples:
@@ -83,8 +84,8 @@ async def _once(compaction: Compaction, settings: CompactionSettings, table: str
     except UnavailableError as error:
         click.echo(f"rows that are not in the object store yet are left for later: {error}", err=True)
     if entry is not None:
-        return await compact_tables(compaction, [entry], settings, progress=_progress)
-    return await compact_lake(compaction, settings, progress=_progress)
+        return await compact_tables(compaction, [entry], settings, progress=_progress, index_progress=_index_progress)
+    return await compact_lake(compaction, settings, progress=_progress, index_progress=_index_progress)
 
 
 async def _watch(compaction: Compaction, settings: CompactionSettings, as_json: bool) -> bool:
@@ -118,6 +119,12 @@ def _progress(done: TableFold) -> None:
         click.echo(f"{done.table}: {folded.n_rows:,} rows, {files}, {_size(folded.n_bytes_written)}", err=True)
 
 
+def _index_progress(index: str, done: int, of: int) -> None:
+    # A line for each tenth: an index of many files takes a while.
+    if done == of or done * 10 // of > (done - 1) * 10 // of:
+        click.echo(f"{index}: {done:,} of {of:,} files indexed", err=True)
+
+
 def _show(report: PassReport, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_document(report)))
@@ -128,7 +135,8 @@ def _show(report: PassReport, as_json: bool) -> None:
     text = f"folded {total['rows']:,} rows of {len(report.fold.by_table)} tables in {total['commits']} commits"
     if removed:
         text += f"; merged {removed} files into {added}"
-    click.echo(text if report.did_something else "nothing to fold")
+    indexed = sum(map(len, report.indexed.refreshed.values()))
+    click.echo((text if report.did_something else "nothing to fold") + (f"; {indexed} indexes" if indexed else ""))
     for table, error in report.errors.items():
         if table not in report.fold.errors:
             click.echo(f"{table}: {type(error).__name__}: {error}", err=True)
@@ -141,6 +149,8 @@ def _document(report: PassReport) -> dict[str, object]:
     for table, merged in report.merged.items():
         found = tables.setdefault(table, {})
         found["merged_files_removed"], found["merged_files_added"] = merged.n_files_removed, merged.n_files_added
+    for table, indexes in report.indexed.refreshed.items():
+        tables.setdefault(table, {})["indexes"] = len(indexes)
     return {**summary(report), "tables": tables}
 
 
