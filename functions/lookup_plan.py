@@ -1,0 +1,234 @@
+"""What a look-up reads: keys → row ranges of covered files → byte ranges. Asks nothing of a store."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from functions.index.models import Coverage
+from functions.index.segment import Located
+from storage.stores import Stores
+from storage.tables.merge_on_read import with_ids
+from storage.tables.project import is_direct, source_of
+from storage.tables.slices import FileLayout, Slice, SliceRead, plan_reads
+from storage.tables.snapshot import Deletes, LoadedDeletes, Snapshot
+
+__all__ = ["FileRead", "KeyRange", "LookupPlan", "Memory", "Pinned", "Shape", "key_names", "plan", "shape_of"]
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """Keys that are asked for: columns of the key as the table names them, in the index's order and types, distinct."""
+
+    keys: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """Values of the first key column that are asked for, both bounds included; None: no bound."""
+
+    column: str
+    low: Any | None
+    high: Any | None
+
+
+@dataclass(frozen=True)
+class FileRead:
+    """What is read of file ``index`` of the snapshot.
+
+    keys : int64[k], numbers of the asked keys that may be there; of a range empty
+    shape : how the columns lie in it
+    """
+
+    index: int
+    layout: FileLayout
+    slices: tuple[Slice, ...]
+    keys: np.ndarray
+    shape: Shape
+    read: SliceRead
+
+
+@dataclass(frozen=True)
+class LookupPlan:
+    """What a look-up reads.
+
+    covered : bool[n_files], files whose rows it finds
+    n_blocks, n_requests, n_bytes : that it reads
+    """
+
+    snapshot: Snapshot
+    asked: Pinned | KeyRange
+    columns: tuple[str, ...]
+    reads: tuple[FileRead, ...]
+    covered: np.ndarray
+    n_segments: int
+    n_blocks: int
+    n_requests: int
+    n_bytes: int
+
+    @property
+    def files(self) -> tuple[int, ...]:
+        """Numbers of the files that may hold wanted rows."""
+        return tuple(each.index for each in self.reads)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How columns of a table lie in files of one schema.
+
+    columns : stored ones that hold them
+    sources : column of the table → the stored one that is the same, if that is so for all; else None
+    """
+
+    file_schema: object
+    columns: tuple[str, ...]
+    sources: Mapping[str, str] | None
+
+
+class Memory:
+    """What a process remembers of the files it looked into: how their columns are the table's, their deleted rows, and
+    which are not to be trusted."""
+
+    def __init__(self, entries_max: int = 4096) -> None:
+        self._entries_max = entries_max
+        self._shapes: OrderedDict[tuple[object, ...], Shape] = OrderedDict()
+        self._deletes: OrderedDict[Deletes, LoadedDeletes] = OrderedDict()
+        self._distrusted: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def shape(self, snapshot: Snapshot, layout: FileLayout, names: tuple[str, ...]) -> Shape:
+        """Return how columns of the table lie in a file."""
+        key = (snapshot.location, snapshot.etag, id(layout.file_schema), names)
+        known = self._shapes.get(key) if snapshot.etag else None
+        if known is None or known.file_schema is not layout.file_schema:
+            known = self._shapes[key] = shape_of(snapshot, layout, names)
+            while len(self._shapes) > self._entries_max:
+                self._shapes.popitem(last=False)
+        return known
+
+    async def deletes(self, stores: Stores, wanted: Deletes) -> LoadedDeletes:
+        """Return the deleted rows, read once."""
+        known = self._deletes.get(wanted)
+        if known is None:
+            known = self._deletes[wanted] = await wanted.load(stores)
+            while len(self._deletes) > self._entries_max:
+                self._deletes.popitem(last=False)
+        return known
+
+    def distrust(self, location: str, etag: str) -> None:
+        """Keep in mind that the file is not the one of this etag."""
+        self._distrusted[location, etag] = None
+        while len(self._distrusted) > self._entries_max:
+            self._distrusted.popitem(last=False)
+
+    @property
+    def distrusts_some(self) -> bool:
+        """Whether there is any file that is not what was indexed."""
+        return bool(self._distrusted)
+
+    def trusts(self, location: str, etag: str) -> bool:
+        """Tell whether nothing is known against the file."""
+        return (location, etag) not in self._distrusted
+
+
+def plan(
+    snapshot: Snapshot, coverage: Coverage, asked: Pinned | KeyRange, columns: Sequence[str], wanted: np.ndarray,
+    memory: Memory,
+) -> LookupPlan:  # fmt: skip
+    """Return what a look-up reads. Asks nothing of a store."""
+    covered = np.zeros(len(snapshot.files), dtype=bool)
+    reads: list[FileRead] = []
+    n_segments = 0
+    every = tuple(dict.fromkeys([*key_names(asked), *columns]))
+    for by in coverage.segments:
+        segment = by.segment
+        mine = _wanted(by.files, wanted)
+        if memory.distrusts_some:
+            for place in np.flatnonzero(mine).tolist():
+                mine[place] = memory.trusts(segment.paths[place], segment.etags[place])
+        if not mine.any():
+            continue
+        n_segments += 1
+        covered[by.files[mine]] = True
+        located = (
+            segment.locate(asked.keys) if isinstance(asked, Pinned) else segment.locate_range(asked.low, asked.high)
+        )
+        for at, slices, keys in _by_file(located, mine):
+            layout = segment.layouts[at]
+            shape = memory.shape(snapshot, layout, every)
+            read_ = plan_reads(layout, slices, shape.columns)
+            reads.append(FileRead(int(by.files[at]), layout, slices, keys, shape, read_))
+    return LookupPlan(
+        snapshot, asked, every, tuple(reads), covered, n_segments,
+        sum(_n_blocks(each) for each in reads), sum(len(each.read.ranges) for each in reads),
+        sum(each.read.n_bytes for each in reads),
+    )  # fmt: skip
+
+
+def _wanted(files: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return bool[f]: files of a segment that are covered and wanted."""
+    mine = files >= 0
+    if not wanted.all():
+        mine[mine] = wanted[files[mine]]
+    return mine
+
+
+def key_names(asked: Pinned | KeyRange) -> list[str]:
+    return list(asked.keys.column_names) if isinstance(asked, Pinned) else [asked.column]
+
+
+def _by_file(located: Located, mine: np.ndarray) -> list[tuple[int, tuple[Slice, ...], np.ndarray]]:
+    """Return for each file of a segment its row ranges, ascending and disjoint, and the keys that may be there."""
+    kept = mine[located.file] & (located.limit > located.start)
+    key, file = located.key[kept], located.file[kept]
+    start, limit = located.start[kept], located.limit[kept]
+    if not len(file):
+        return []
+    order = np.lexsort((start, file))
+    key, file, start, limit = key[order], file[order], start[order], limit[order]
+    edges = np.flatnonzero(np.diff(file)) + 1
+    found = []
+    for first, last in zip([0, *edges], [*edges, len(file)], strict=True):
+        slices = _merged(start[first:last], limit[first:last])
+        found.append((int(file[first]), slices, np.unique(key[first:last])))
+    return found
+
+
+def _merged(start: np.ndarray, limit: np.ndarray) -> tuple[Slice, ...]:
+    if len(start) == 1:
+        return (Slice(int(start[0]), int(limit[0])),)
+    reach = np.maximum.accumulate(limit)
+    opens = np.concatenate(([True], start[1:] > reach[:-1]))
+    firsts = np.flatnonzero(opens)
+    lasts = np.concatenate((firsts[1:], [len(start)])) - 1
+    return tuple(Slice(int(a), int(b)) for a, b in zip(start[firsts], reach[lasts], strict=True))
+
+
+def _n_blocks(each: FileRead) -> int:
+    total = 0
+    for part in each.slices:
+        first, last = np.searchsorted(each.layout.block_rows, [part.start, part.limit - 1], side="right")
+        total += int(last - first) + 1
+    return total
+
+
+def shape_of(snapshot: Snapshot, layout: FileLayout, names: Sequence[str], more: Sequence[pa.Field] = ()) -> Shape:
+    """Return how columns of the table, and the fields ``more``, lie in a file."""
+    candidates = list(with_ids(layout.schema.empty_table(), snapshot).schema)
+    files, matching = snapshot.files, snapshot.matching
+    constant = files.partitions if matching != "field_id" else {}
+    fields = [snapshot.schema.field(name) for name in names if name not in constant]
+    found = {field.name: source_of(field, candidates, matching) for field in fields}
+    others = [source_of(field, candidates, matching) for field in more]
+    wanted = {source.name for source in (*found.values(), *others) if source is not None}
+    columns = tuple(name for name in layout.schema.names if name in wanted)
+    same = len(fields) == len(names) and all(
+        source is not None and is_direct(field, source, matching) and field.name not in files.absent
+        for field, source in zip(fields, found.values(), strict=True)
+    )
+    sources = {name: source.name for name, source in found.items() if source is not None} if same else None
+    return Shape(layout.file_schema, columns, sources)
