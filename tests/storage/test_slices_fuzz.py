@@ -27,7 +27,7 @@ SMALL = NESTED.slice(0, 2_000)
 DATA = parquet(SMALL, row_group_size=1_000, write_page_checksum=True)
 PAGED = parquet(NESTED.slice(0, 20_000), write_page_index=True, data_page_size=5_000)
 FOOTER = DATA[-8 - int.from_bytes(DATA[-8:-4], "little") : -8]
-FUZZ = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=300)
+FUZZ = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=150)
 
 
 def damage(data: bytes, cuts: list[tuple[float, int]], keep: float) -> bytes:
