@@ -120,7 +120,10 @@ async def _by_index(models: Models, memory: Memory, asking: Asking, index: Index
         return coverage.reason or "covers no file yet"
     if asking.wanted.any() and not (coverage.covered & asking.wanted).any():
         return f"covers none of the {int(asking.wanted.sum())} files that statistics leave"
-    return plan(asking.snapshot, coverage, asked, asking.columns, asking.wanted, memory)
+    found = plan(asking.snapshot, coverage, asked, asking.columns, asking.wanted, memory)
+    if asking.wanted.any() and not found.covered.any():
+        return "the files are not those that were indexed: their etags differ"
+    return found
 
 
 def _asked(asking: Asking, index: IndexEntry) -> Pinned | KeyRange | str:
