@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from catalog.tables import Tables
+from functions.index.keep import indexes_due
 from service.compaction import Compaction, CompactionSettings, PassReport, due_shards, indexing_of, watch
 from service.components import access_policy, open_catalog
 from service.log.open import open_logs
@@ -114,10 +115,15 @@ async def _keep(compactor: Compactor, payload: bytes, watched: Compaction, setti
 
 
 async def _until_due(watched: Compaction, settings: CompactionSettings) -> None:
+    looked_s = watched.clock.monotonic_s()
     while True:
         with contextlib.suppress(FirnlineError):  # the catalog or the store is away; statements say so
             if await due_shards(watched, settings):
                 return
+            if watched.indexing is not None and watched.clock.monotonic_s() - looked_s >= settings.index_interval_s:
+                looked_s = watched.clock.monotonic_s()
+                if await indexes_due(watched.indexing, watched.tables):
+                    return
         await asyncio.sleep(settings.interval_s)
 
 

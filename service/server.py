@@ -18,7 +18,7 @@ from catalog.kv import KV
 from service.app import AppComponents, AppSettings, create_app
 from service.auth import Caller, VerifyToken
 from service.catalog_view import EngineCatalog
-from service.compaction import Compaction, CompactionSettings
+from service.compaction import Compaction, CompactionSettings, indexing_of
 from service.compactor import compactor_process
 from service.components import open_engine
 from service.http_server import bound, serve_app
@@ -101,8 +101,10 @@ async def _components(
         async with ProcessRunner(open_runner, clock, _workers(settings.workers)) as runner:
             await runner.wait_ready()
             if settings.fold_interval_s is not None:
+                lake = settings.engine.lake
+                indexing = indexing_of(engine.stores, engine.kv, clock, lake)
                 parts = Compaction(
-                    engine.stores, logs, engine.tables, clock, settings.engine.lake, settings.engine.log.writer
+                    engine.stores, logs, engine.tables, clock, lake, settings.engine.log.writer, indexing
                 )
                 folding = CompactionSettings(interval_s=settings.fold_interval_s)
                 await stack.enter_async_context(compactor_process(settings.engine, parts, folding))

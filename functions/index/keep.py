@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from catalog.indexes import INDEX_FOLDER, PRIMARY, IndexEntry, IndexKind
 from catalog.tables import Managed, TableEntry, Tables
-from functions.index.columns import index_columns
+from functions.index.columns import index_columns, retyped
 from functions.index.maintain import Maintenance, Refreshed, refresh
 from functions.newest import newest_snapshot
 from storage.errors import ConflictError, FirnlineError, InternalError, InvalidError, NotFoundError, UnsupportedError
@@ -20,6 +20,7 @@ __all__ = [
     "Kept",
     "drop_strays",
     "ensure_primary",
+    "indexes_due",
     "keep_indexes",
     "kind_for",
     "sweep_segments",
@@ -99,6 +100,34 @@ async def _keep_table(
         kept.errors[name] = error
     except Exception as error:  # noqa: BLE001 — a defect that one table meets must not keep the others from their pass
         kept.errors[name] = InternalError("refreshing this index met a defect", index=name, reason=repr(error))
+
+
+async def indexes_due(parts: Maintenance, tables: Tables) -> bool:
+    """Tell whether a refresh of all indexes would do anything; tables that cannot be loaded do not count."""
+    every = await parts.indexes.all()
+    for entry in await tables.all():
+        found = every.get(entry.id, ())
+        if not found and not wants_primary(entry, found):
+            continue
+        try:
+            snapshot = await newest_snapshot(parts.stores, entry, parts.snapshots.get(entry.id))
+        except FirnlineError:
+            continue
+        parts.remember(entry.id, snapshot)
+        if wants_primary(entry, found) and _can_change(entry, snapshot):
+            return True
+        if any(index.version != snapshot.version and not _is_gone(index, snapshot) for index in found):
+            return True
+    return False
+
+
+def _can_change(entry: TableEntry, snapshot: Snapshot) -> bool:
+    assert entry.managed is not None
+    return not _is_wanted(entry.managed) or _primary(entry, entry.managed, snapshot, 0) is not None
+
+
+def _is_gone(index: IndexEntry, snapshot: Snapshot) -> bool:
+    return isinstance(retyped(index.columns, snapshot.schema), str)
 
 
 def _told(progress: Progress, name: str) -> Callable[[int, int], None]:

@@ -10,6 +10,7 @@ import pytest
 
 from catalog.indexes import IndexEntry
 from functions.index.columns import index_columns
+from functions.index.keep import indexes_due, keep_indexes
 from functions.newest import newest_snapshot
 from service.compaction import Compaction, compact_lake, indexing_of
 from tests.support.lakes import open_lake
@@ -72,3 +73,26 @@ async def test_a_table_whose_index_cannot_be_refreshed_stops_no_other(tmp_path: 
         report = await compact_lake(compaction)
         assert list(report.errors) == ["default.x"]
         assert list(report.indexed.refreshed) == ["default.k"]
+
+
+async def test_a_refresh_is_due_where_files_came_and_not_where_a_column_is_gone(tmp_path: Path) -> None:
+    async with open_lake(tmp_path) as lake:
+        place = Path(lake.write("data/a.parquet", pa.table({"id": range(50), "v": range(50)}))).parent
+        await lake.table(f"CREATE EXTERNAL TABLE x STORED AS parquet LOCATION '{place}'")
+        await lake.table("CREATE TABLE odd (b BOOLEAN PRIMARY KEY, v BIGINT)")
+        engine = lake.engine
+        parts = indexing_of(engine.stores, engine.kv, engine.clock, engine.lake)
+        assert not await indexes_due(parts, engine.tables)
+        await lake.table("CREATE INDEX i ON x (v) USING locator")
+        assert not await indexes_due(parts, engine.tables)
+        lake.write("data/b.parquet", pa.table({"id": range(50, 60), "v": range(10)}))
+        assert await indexes_due(parts, engine.tables)
+        await keep_indexes(parts, await engine.tables.all())
+        assert not await indexes_due(parts, engine.tables)
+        for name in ("a", "b"):
+            lake.write(f"data/{name}.parquet", pa.table({"id": range(50)}))
+        assert not await indexes_due(parts, engine.tables)
+        shutil.rmtree(place)
+        assert not await indexes_due(parts, engine.tables)
+        await lake.table("CREATE TABLE k (id BIGINT PRIMARY KEY)")
+        assert await indexes_due(parts, engine.tables)
