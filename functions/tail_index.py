@@ -255,10 +255,10 @@ def _index_of(source: TailRows, names: tuple[str, ...]) -> _Index:
     held: _Index = source.line.indexes.get(names) or _Index()
     if source.number < held.number:
         return _Index()
+    if len(held) > 2 * sum(map(len, source.runs)) + _SPARE_ROWS:
+        held = source.line.indexes[names] = _Index(source.number)
     if _n_fresh(source, names) <= _FRESH_ROWS:
         return held
-    if len(held) > 2 * sum(map(len, source.runs)) + _SPARE_ROWS:
-        held = _Index()
     levels = with_level(held.levels, _level(source, names, held.limit))
     index = _Index(source.number, int(source.runs[-1].ids[-1]) + 1, levels)
     source.line.indexes[names] = index
