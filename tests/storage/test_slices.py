@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from storage.blobs.memory import MemoryBlobs
 from storage.clock import SystemClock
@@ -88,7 +92,15 @@ OPTIONS: list[dict[str, object]] = [
     {"row_group_size": N, "write_page_index": True, "data_page_size": 20_000},
     {"row_group_size": 2 * BLOCK_ROWS + 1, "write_page_index": True, "data_page_size": 5_000, "compression": "zstd"},
     {"row_group_size": N, "write_page_index": True, "data_page_version": "2.0", "write_page_checksum": True},
+    {"row_group_size": BLOCK_ROWS, "write_page_index": True, "max_rows_per_page": 1024, "write_batch_size": 256},
 ]
+
+
+@cache
+def layouts() -> list[tuple[FileLayout, bytes]]:
+    """The nested table, written with each of the options, and its layouts."""
+    files = [parquet(NESTED, **options) for options in OPTIONS]
+    return [(asyncio.run(layout_of(file)), file) for file in files]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -281,3 +293,16 @@ async def test_small_pages_of_a_row_group_of_one_block_are_read_apart() -> None:
     [area] = plan_reads(layout, [Slice(700, 760)], table.column_names).areas
     assert [(piece.start, piece.limit) for piece in area.pieces] == [(512, 1_024)]
     assert plan_reads(layout, [Slice(700, 701)], ["c1"]).n_bytes < 5_000
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_any_slices_of_any_columns_are_the_rows_of_the_file(data: st.DataObject) -> None:
+    layout, file = data.draw(st.sampled_from(layouts()))
+    bounds = sorted(data.draw(st.lists(st.integers(0, layout.n_rows), min_size=2, max_size=8, unique=True)))
+    slices = [Slice(start, limit) for start, limit in zip(bounds[::2], bounds[1::2], strict=False)]
+    columns = data.draw(st.lists(st.sampled_from(NESTED.column_names), min_size=1, unique=True))
+    read_back(file, layout, slices, columns)
+    ranges = plan_reads(layout, slices, columns).ranges
+    assert all(start < limit for start, limit in ranges)
+    assert all(one[1] <= two[0] for one, two in pairwise(ranges))
