@@ -95,6 +95,9 @@ async def _found(
             )
         if found_rows is None and not plans:
             return None
+        if found_rows is None and newest is not None:
+            # The table as it was may have had other columns.
+            return await _found(engine, reading, loading, statement, receipt, await newest, None, plans=plans)
         if found_rows is None:
             found_rows = await _query(engine, statement, receipt, asked.table, names, read, keys.take(kept))
         rows = found_rows

@@ -88,7 +88,7 @@ KINDS = {
         lambda v: f"TIMESTAMPTZ '{v.isoformat()}'", dt.datetime.isoformat,
     ),
 }  # fmt: skip
-IDS = st.integers(0, N_IDS - 1)
+IDS = st.one_of(st.integers(0, N_IDS - 1), st.integers(0, N_IDS - 1), st.sampled_from([400, 8_291, 8_292, 9_250]))
 NUMBERS = st.one_of(st.none(), st.integers(0, 5))
 WORDS = st.sampled_from(["a", "b", None])
 ROWS = st.lists(st.tuples(IDS, st.integers(0, 1), NUMBERS, WORDS), min_size=1, max_size=6)
@@ -101,10 +101,10 @@ class LookupMachine(RuleBasedStateMachine):
     @initialize(
         kind=st.sampled_from(sorted(KINDS)), form=st.sampled_from(["delta", "iceberg"]), key=st.sampled_from([0, 1, 2]),
         partitioned=st.booleans(), order=st.sampled_from(["", "id", "v", "part, id"]), for_lookups=st.booleans(),
-        bulk=st.integers(0, 7),
+        bulk=st.sampled_from([0, 0, 0, 0, 1, 2]), begun=st.booleans(),
     )  # fmt: skip
     def begin(
-        self, kind: str, form: str, key: int, partitioned: bool, order: str, for_lookups: bool, bulk: int
+        self, kind: str, form: str, key: int, partitioned: bool, order: str, for_lookups: bool, bulk: int, begun: bool
     ) -> None:
         self.loop = asyncio.new_event_loop()
         self.folder = tempfile.TemporaryDirectory()
@@ -117,6 +117,7 @@ class LookupMachine(RuleBasedStateMachine):
         self.names: dict[str, str | None] = {"v": "v", "s": "s"}
         self.count = itertools.count()
         self.indexes: list[str] = []
+        self.external = False
         self.context = open_engine(EngineSettings(lake=str(Path(self.folder.name) / "lake")))
         self.engine: Engine = self.run(self.context.__aenter__())
         self.executor = InlineExecutor(self.engine, self.engine.clock)
@@ -127,8 +128,15 @@ class LookupMachine(RuleBasedStateMachine):
         layout = " PARTITIONED BY (part)" * partitioned + f" ORDER BY ({order})" * bool(order)
         layout += " WITH (lookup = 'true')" * for_lookups
         self.sql(f"CREATE TABLE t ({columns}{primary}) USING {form}{layout}")
-        if not bulk and kind in ("bigint", "varchar"):
-            self.put([(number, number % 2, number % 7, "bulk") for number in range(100, 100 + BULK)])
+        for _ in range(bulk if kind in ("bigint", "varchar") else 0):
+            first = 100 + 100 * next(self.count)
+            self.put([(number, number % 2, number % 7, "bulk") for number in range(first, first + BULK)])
+            self.sql("OPTIMIZE t")
+        if begun:
+            self.put([(number, number % 2, number % 6, None if number % 3 else "a") for number in range(0, N_IDS, 2)])
+            self.sql("OPTIMIZE t")
+            if not key:
+                self.create_index("id", "")
 
     # What it works with
 
@@ -147,6 +155,10 @@ class LookupMachine(RuleBasedStateMachine):
 
     def literal(self, number: int | None) -> str:
         return "NULL" if number is None else self.kind.literal(self.id(number))
+
+    def typed(self, number: int) -> str:
+        """Return the literal in the column's own type: a decimal by itself is a double."""
+        return f"CAST('{self.id(number)}' AS {self.kind.sql})" if "DECIMAL" in self.kind.sql else self.literal(number)
 
     def put(self, rows: Sequence[Row]) -> None:
         """Insert rows, over those of the same primary key."""
@@ -210,7 +222,7 @@ class LookupMachine(RuleBasedStateMachine):
 
     @rule(ids=KEYS)
     def merge(self, ids: list[int]) -> None:
-        source = " UNION ALL ".join(f"SELECT {self.literal(each)} AS id" for each in sorted(set(ids)))
+        source = " UNION ALL ".join(f"SELECT {self.typed(each)} AS id" for each in sorted(set(ids)))
         self.sql(f"MERGE INTO t USING ({source}) AS src ON t.id = src.id AND t.part = 1 WHEN MATCHED THEN DELETE")
         self.rows = [row for row in self.rows if row[0] not in ids or row[1] != 1]
 
@@ -282,10 +294,11 @@ class LookupMachine(RuleBasedStateMachine):
             return False
         return True
 
-    @rule(lost=st.booleans(), which=st.integers(0, 9))
-    def damage(self, lost: bool, which: int) -> None:
+    @rule(lost=st.booleans(), which=st.sampled_from([None, None, None, 0, 1]))
+    def damage(self, lost: bool, which: int | None) -> None:
         """Lose or damage a segment of an index, wherever it is stored."""
-        self.run(self.damaged(lost, which))
+        if which is not None:
+            self.run(self.damaged(lost, which))
 
     async def damaged(self, lost: bool, which: int) -> None:
         entries, _ = await self.engine.kv.range("segment/")
@@ -294,6 +307,33 @@ class LookupMachine(RuleBasedStateMachine):
         entry = entries[which % len(entries)]
         value = None if lost else entry.value[:-9] + bytes([entry.value[-9] ^ 0xFF]) + entry.value[-8:]
         assert (await self.engine.kv.txn({entry.key: entry.revision}, [Put(entry.key, value)])).succeeded
+
+    @precondition(lambda self: not self.external)
+    @rule(kind=st.sampled_from(["", " USING learned", " USING locator"]))
+    def open_outside(self, kind: str) -> None:
+        """Open the table's files as an external table, with an index of its own."""
+        self.sql("OPTIMIZE t")
+        entry = self.run(self.engine.tables.get("default", "t"))
+        self.sql(f"CREATE EXTERNAL TABLE e STORED AS {self.form} LOCATION '{entry.location}'")
+        self.external = True
+        try:
+            self.sql(f"CREATE INDEX of_e ON e (id){kind}")
+        except InvalidError as error:
+            assert "learned" in kind, error
+
+    @precondition(lambda self: self.external)
+    @rule(ids=KEYS, route=st.sampled_from(["auto", "lookup"]))
+    def ask_outside(self, ids: list[int], route: Route) -> None:
+        """The external table's rows are those of a scan: of the files alone, without what is in the log."""
+        listed = ", ".join(map(self.literal, ids))
+        for condition in (f"id IN ({listed})", f"id = {self.literal(ids[0])} AND part = 1"):
+            expected = self.sql(f"SELECT * FROM e WHERE {condition}", "scan")
+            try:
+                found = self.sql(f"SELECT * FROM e WHERE {condition}", route)
+            except InvalidError:
+                assert route == "lookup"
+                continue
+            assert sorted(_tuples(found), key=repr) == sorted(_tuples(expected), key=repr), (condition, route)
 
     @rule()
     def begin_anew(self) -> None:
@@ -305,9 +345,23 @@ class LookupMachine(RuleBasedStateMachine):
 
     # What must hold
 
-    @rule(ids=KEYS, part=st.integers(0, 1), number=st.integers(0, 5), which=st.integers(0, 9), data=st.data())
-    def ask(self, ids: list[int], part: int, number: int, which: int, data: st.DataObject) -> None:
-        """A statement that pins keys gives the model's rows by every route."""
+    @rule(ids=KEYS, part=st.integers(0, 1), number=st.integers(0, 5), data=st.data())
+    def ask(self, ids: list[int], part: int, number: int, data: st.DataObject) -> None:
+        """Statements that pin keys give the model's rows by every route."""
+        columns = data.draw(st.lists(st.sampled_from(self.columns), min_size=1, max_size=3, unique=True))
+        for condition, wanted in self.conditions(ids, part, number):
+            expected = sorted((self.shown(row, columns) for row in self.rows if wanted(row)), key=repr)
+            for route in ROUTES:
+                try:
+                    found = self.sql(f"SELECT {', '.join(columns)} FROM t WHERE {condition}", route)
+                except InvalidError:
+                    assert route == "lookup"
+                    continue
+                assert found.column_names == columns
+                assert sorted(_tuples(found), key=repr) == expected, (condition, route)
+
+    def conditions(self, ids: list[int], part: int, number: int) -> list[tuple[str, Callable[[Row], bool]]]:
+        """Return conditions that pin keys, or nearly do, and what they mean."""
         v, s = self.names["v"], self.names["s"]
         low, high = min(ids), max(ids)
         one, listed = self.literal(ids[0]), ", ".join(map(self.literal, ids))
@@ -329,17 +383,7 @@ class LookupMachine(RuleBasedStateMachine):
             conditions.append((f"id IN ({listed}) AND {v} = {number}", lambda row: row[0] in ids and row[2] == number))
         if s is not None:
             conditions.append((f"{s} IN ('a', 'zz')", lambda row: row[3] == "a"))
-        condition, wanted = conditions[which % len(conditions)]
-        columns = data.draw(st.lists(st.sampled_from(self.columns), min_size=1, max_size=3, unique=True))
-        expected = sorted((self.shown(row, columns) for row in self.rows if wanted(row)), key=repr)
-        for route in ROUTES:
-            try:
-                found = self.sql(f"SELECT {', '.join(columns)} FROM t WHERE {condition}", route)
-            except InvalidError:
-                assert route == "lookup"
-                continue
-            assert found.column_names == columns
-            assert sorted(_tuples(found), key=repr) == expected, (condition, route)
+        return conditions
 
     @rule(ids=st.lists(IDS, min_size=1, max_size=40), parts=st.booleans(), route=st.sampled_from(["auto", "scan"]))
     def look_up(self, ids: list[int], parts: bool, route: Route) -> None:
