@@ -20,10 +20,12 @@ from storage.stores import Stores
 from storage.tables.slices import FileLayout, pack, read_layouts
 from storage.tables.snapshot import Snapshot
 
-__all__ = ["Built", "build"]
+__all__ = ["GONE", "REPLACED", "Built", "build"]
 
 CONCURRENT_FILES = 8
 LAYOUTS_AT_ONCE = 256
+GONE, REPLACED = "it is gone", "it was replaced meanwhile"
+"""Why a file is left out that may be there, or the same again, the next time."""
 _EPSILON = 32
 _FILTER_BITS = 8
 _BITS_MAX = 16
@@ -100,9 +102,8 @@ async def build(
 def _names(snapshot: Snapshot, index: IndexEntry) -> tuple[str, ...]:
     """Return what the snapshot calls the columns of the index. Raises `InvalidError`, `UnsupportedError`."""
     schema = snapshot.schema
-    plain = [column.name for column in index.columns]
-    known = all(schema.get_field_index(c.name) >= 0 and str(schema.field(c.name).type) == c.type for c in index.columns)
-    names = tuple(plain) if known else column_names(index.columns, schema)
+    # Never by the name alone: another column may have it by now.
+    names = column_names(index.columns, schema)
     if isinstance(names, str):
         raise InvalidError(f"{names}; drop the index and create it anew", index=index.name)
     for name in names:
@@ -166,8 +167,8 @@ def _reason(error: FirnlineError) -> str:
     if isinstance(error, UnsupportedError):
         return error.message
     if isinstance(error, NotFoundError):
-        return "it is gone"
-    return f"it is damaged: {error.message}" if isinstance(error, CorruptError) else "it was replaced meanwhile"
+        return GONE
+    return f"it is damaged: {error.message}" if isinstance(error, CorruptError) else REPLACED
 
 
 async def _keys_of(stores: Stores, source: Source, file: int, layout: FileLayout) -> FileKeys | str:

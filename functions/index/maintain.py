@@ -102,6 +102,7 @@ async def refresh(
     ------
     ConflictError : another refresher was faster
     NotFoundError : the index was dropped
+    UnsupportedError : a column got a type that cannot be a key
     UnavailableError : a segment, or a file, cannot be read now
     """
     names = column_names(index.columns, snapshot.schema)
@@ -114,6 +115,9 @@ async def refresh(
         assert not isinstance(names, str)
     elif index.version == snapshot.version and not as_one:
         return Refreshed(index)
+    for name in names:
+        if name in snapshot.partition_columns or name in snapshot.files.partitions:
+            return Refreshed(index, reason=f"the table is partitioned by column {name} now")
     return await _Refresh(parts, index, snapshot, names, progress).run(as_one=as_one)
 
 
@@ -183,13 +187,14 @@ class _Refresh:
 
     async def _build(self, files: np.ndarray) -> Segment | None:
         # Imported here: a process that only looks keys up never builds.
-        from functions.index.build import build
+        from functions.index.build import GONE, REPLACED, build
 
         before, told = self.n_files, self.progress
         step = None if told is None else (lambda done, _all: told(before + done, self.n_planned))
         built = await build(self.parts.stores, self.snapshot, files.tolist(), self.index, progress=step)
         self.n_files += len(files)
-        self.skips.add(self.snapshot, built.skipped)
+        lasting = {number: why for number, why in built.skipped.items() if why not in (GONE, REPLACED)}
+        self.skips.add(self.snapshot, lasting)
         return built.segment
 
     async def _commit(self, segment: Segment | None, replaced: Sequence[SegmentRef]) -> None:

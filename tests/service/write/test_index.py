@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from functions.check import check
 from service.statement import Statement
 from storage.errors import (
     ConflictError,
@@ -19,6 +20,7 @@ from storage.errors import (
     SqlError,
     UnsupportedError,
 )
+from storage.stores import normalize
 from tests.support.lakes import Lake, open_lake
 
 pytestmark = pytest.mark.anyio
@@ -186,6 +188,15 @@ async def test_an_index_follows_a_renamed_column_and_not_one_of_the_old_name(tmp
         assert (await shown(lake))[0]["columns"] == "w"
         assert await lake.rows("SELECT id FROM t WHERE w = 7") == [(1,)]
         assert await lake.rows("SELECT id FROM t WHERE v = 7") == []
+        await lake.table("INSERT INTO t SELECT 2000, 5000, 'x', 9")
+        await lake.table("OPTIMIZE t")
+        assert (await shown(lake))[0]["status"] == "ready"
+        assert await lake.rows("SELECT id FROM t WHERE w = 5000") == [(2000,)]
+        assert await lake.rows("SELECT id FROM t WHERE v = 9") == [(2000,)]
+        report = await check(
+            lake.engine.stores, lake.engine.kv, lake.engine.clock, normalize(lake.engine.lake), deep=True
+        )
+        assert not [finding for finding in report.findings if "index" in finding.where]
         await lake.table("ALTER TABLE t DROP COLUMN w")
         (row,) = await shown(lake)
         assert row["status"].startswith("invalid: the table has no column")
