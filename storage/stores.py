@@ -173,7 +173,7 @@ class Stores:
         """
         blobs, key = self.resolve(location)
         spans = [pair for pair in ranges if pair[0] < pair[1]] if exact else coalesce(ranges, COALESCE_BYTES)
-        self._add(len(spans), 0)
+        self._add(len(spans) if exact else max(1, len(spans)), 0)
         parts = await blobs.get_ranges(key, ranges, if_match=if_match or None, exact=exact)
         self._add(0, sum(map(len, parts)))
         return parts

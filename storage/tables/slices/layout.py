@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from storage.tables.slices.file_schema import FileSchema
 
-__all__ = ["BLOCK_ROWS", "Area", "Chunks", "FileLayout", "Piece", "Slice", "SliceRead", "block_rows_of"]
+__all__ = ["BLOCK_ROWS", "Area", "Chunks", "FileLayout", "Piece", "Slice", "SliceRead", "Span", "block_rows_of"]
 
 BLOCK_ROWS = 8_192
 """Rows of a block: what an index points to. A row group of no more than twice as many rows is one block."""
@@ -97,19 +97,23 @@ class Slice:
     limit: int
 
 
+Span = tuple[int, int, int, int, int, int]
+"""Of a column chunk: first byte of the dictionary page, limit, first byte of the other pages, limit, values, codec."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Pages of some columns that begin and end at the same rows, so that they are decoded together.
 
     columns : their numbers, ascending
     start, limit : rows of the file
-    chunks : of each leaf (first byte of the dictionary page, limit, first byte of the pages, limit, values, codec)
+    chunks : of each leaf
     """
 
     columns: tuple[int, ...]
     start: int
     limit: int
-    chunks: Sequence[tuple[int, int, int, int, int, int]]
+    chunks: Sequence[Span]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from storage.errors import InvalidError
-from storage.tables.slices.layout import Area, FileLayout, Piece, Slice, SliceRead
+from storage.tables.slices.layout import Area, Chunks, FileLayout, Piece, Slice, SliceRead, Span
 
 __all__ = ["RANGE_BYTES_MAX", "plan_reads"]
 
@@ -86,7 +88,7 @@ def _whole(layout: FileLayout, group: int, numbers: tuple[int, ...]) -> Area:
     start, limit = int(layout.groups[group]), int(layout.groups[group + 1])
     n_rows, chunks, schema = limit - start, layout.chunks, layout.file_schema
     base = group * schema.n_leaves
-    spans = []
+    spans: list[Span] = []
     for number in numbers:
         column = schema.columns[number]
         for at in range(base + column.first_leaf, base + column.first_leaf + len(column.leaves)):
@@ -98,53 +100,51 @@ def _whole(layout: FileLayout, group: int, numbers: tuple[int, ...]) -> Area:
 
 def _pages(layout: FileLayout, group: int, start: int, limit: int, numbers: tuple[int, ...]) -> Area:
     """The pages of each column that hold rows [start, limit) of the row group; columns of like bounds together."""
-    base_row, end_row = int(layout.groups[group]), int(layout.groups[group + 1])
-    bounds: dict[tuple[int, int], list[int]] = {}
+    base_row, n_rows = int(layout.groups[group]), int(layout.groups[group + 1] - layout.groups[group])
+    members: dict[tuple[int, int], list[int]] = {}
+    spans: dict[tuple[int, int], list[Span]] = {}
     for number in numbers:
-        bounds.setdefault(_bounds(layout, group, number, start, limit, end_row - base_row), []).append(number)
-    pieces = []
-    for (low, high), members in bounds.items():
-        spans = [span for number in members for span in _spans(layout, group, number, low, high)]
-        pieces.append(Piece(tuple(members), base_row + low, base_row + high, spans))
+        leaves = _leaf_pages(layout, group, number)
+        bounds = _bounds([rows for _at, _first, rows in leaves], start, limit, n_rows)
+        members.setdefault(bounds, []).append(number)
+        found = spans.setdefault(bounds, [])
+        for many, (at, first, rows) in zip(layout.file_schema.columns[number].repeated, leaves, strict=True):
+            # How many values a repeated leaf has in some of its pages nobody says; readers stop at the last page.
+            values = n_rows + int(layout.chunks.extra[at]) if many else bounds[1] - bounds[0]
+            page, page_limit = bisect_left(rows, bounds[0]), bisect_left(rows, bounds[1])
+            found.append(_span(layout.chunks, at, first, page, page_limit, values))
+    pieces = tuple(
+        Piece(tuple(members[low, high]), base_row + low, base_row + high, spans[low, high]) for low, high in members
+    )
     # Just these rows: the pages of two areas may overlap, and no row is answered twice.
-    return Area(base_row + start, base_row + limit, tuple(pieces))
+    return Area(base_row + start, base_row + limit, pieces)
 
 
-def _leaf_pages(layout: FileLayout, group: int, number: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (chunk, first page, limit) of each leaf of a column."""
+def _leaf_pages(layout: FileLayout, group: int, number: int) -> list[tuple[int, int, list[int]]]:
+    """Return (chunk, its first page, first row of each of its pages) of each leaf of a column."""
     column = layout.file_schema.columns[number]
     base = group * layout.file_schema.n_leaves + column.first_leaf
-    for at in range(base, base + len(column.leaves)):
-        yield at, int(layout.chunks.page_first[at]), int(layout.chunks.page_first[at + 1])
+    firsts = layout.chunks.page_first[base : base + len(column.leaves) + 1].tolist()
+    return [
+        (base + leaf, first, layout.chunks.page_row[first:limit].tolist())
+        for leaf, (first, limit) in enumerate(pairwise(firsts))
+    ]
 
 
-def _bounds(layout: FileLayout, group: int, number: int, start: int, limit: int, n_rows: int) -> tuple[int, int]:
-    """Return the nearest rows around [start, limit) at which a page begins in every leaf of the column."""
-    common: np.ndarray | None = None
-    for _at, first, last in _leaf_pages(layout, group, number):
-        rows = layout.chunks.page_row[first:last]
-        common = rows if common is None else np.intersect1d(common, rows, assume_unique=True)
-    assert common is not None
-    low = int(common[np.searchsorted(common, start, side="right") - 1])
-    after = int(np.searchsorted(common, limit, side="left"))
-    return low, int(common[after]) if after < len(common) else n_rows
+def _bounds(rows: Sequence[list[int]], start: int, limit: int, n_rows: int) -> tuple[int, int]:
+    """Return the nearest rows around [start, limit) at which a page begins in every leaf."""
+    common = rows[0] if len(rows) == 1 else sorted(set(rows[0]).intersection(*rows[1:]))
+    after = bisect_left(common, limit)
+    return common[bisect_right(common, start) - 1], common[after] if after < len(common) else n_rows
 
 
-def _spans(
-    layout: FileLayout, group: int, number: int, low: int, high: int
-) -> Iterator[tuple[int, int, int, int, int, int]]:
-    chunks = layout.chunks
-    repeated = layout.file_schema.columns[number].repeated
-    n_rows = int(layout.groups[group + 1] - layout.groups[group])
-    for many, (at, first, last) in zip(repeated, _leaf_pages(layout, group, number), strict=True):
-        page = first + int(np.searchsorted(chunks.page_row[first:last], low))
-        page_limit = first + int(np.searchsorted(chunks.page_row[first:last], high))
-        start, head = int(chunks.start[at]), int(chunks.head[at])
-        end = int(chunks.page_start[page_limit - 1] + chunks.page_size[page_limit - 1])
-        # How many values a repeated leaf has in some of its pages nobody says; readers stop at the last page anyway.
-        values = n_rows + int(chunks.extra[at]) if many else high - low
-        head = head if page - first < int(chunks.coded[at]) else 0
-        yield start, start + head, int(chunks.page_start[page]), end, values, int(chunks.codec[at])
+def _span(chunks: Chunks, at: int, first: int, page: int, page_limit: int, values: int) -> Span:
+    """Pages [page, page_limit) of a chunk whose first page is ``first`` of the file's, and its dictionary if needed."""
+    start = int(chunks.start[at])
+    head = int(chunks.head[at]) if page < chunks.coded[at] else 0
+    last = first + page_limit - 1
+    end = int(chunks.page_start[last]) + int(chunks.page_size[last])
+    return start, start + head, int(chunks.page_start[first + page]), end, values, int(chunks.codec[at])
 
 
 def _ranges(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
