@@ -30,6 +30,7 @@ def engine_settings(lake: str, settings: Settings) -> EngineSettings:
         lake=lake,
         catalog=settings.catalog,
         memory_bytes=settings.memory_bytes,
+        index_memory_bytes=settings.index_memory_bytes,
         spill_dir=settings.spill_dir,
         target_partitions=settings.target_partitions,
         compact=settings.compact,

@@ -128,6 +128,12 @@ class Settings:
         0,
         "Memory of one statement, such as `4GiB`, past which it spills or fails; 0: half the machine's when serving.",
     )
+    index_memory_bytes: int = _from(
+        "FIRN_INDEX_MEMORY",
+        parse_bytes,
+        512 << 20,
+        "Memory for the models of indexes, in bytes and for each process; those used longest ago are loaded again.",
+    )
     spill_dir: str | None = _from(
         "FIRN_SPILL_DIR", str, None, "Where sorts and aggregations spill; default: the system's temporary folder."
     )

@@ -34,7 +34,9 @@ async def open_engine(settings: EngineSettings, clock: Clock | None = None) -> A
     session = Session(options, clock)
     kv = await open_catalog(settings, clock, stores)
     logs = open_logs(settings.lake, settings.log, kv, stores, clock)
-    engine = Engine(session, stores, kv, clock, logs=logs, lake=settings.lake)
+    engine = Engine(
+        session, stores, kv, clock, logs=logs, lake=settings.lake, index_memory_bytes=settings.index_memory_bytes
+    )
     try:
         async with _compacting(settings, engine, logs):
             yield engine

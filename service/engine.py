@@ -49,7 +49,10 @@ class Engine:
     Of a statement's limits it holds the bytes scanned only; executors hold the others (`service.executor`).
     """
 
-    def __init__(self, session: Session, stores: Stores, kv: KV, clock: Clock, *, logs: Logs, lake: str) -> None:
+    def __init__(
+        self, session: Session, stores: Stores, kv: KV, clock: Clock, *, logs: Logs, lake: str,
+        index_memory_bytes: int = 512 << 20,
+    ) -> None:  # fmt: skip
         self.tables = Tables(kv, clock)
         self.logs, self.tails, self.lake = logs, Tails(logs), lake
         self.kv, self.clock, self.stores = kv, clock, stores
@@ -57,7 +60,7 @@ class Engine:
         footers = FooterCache()
         self._snapshots = SnapshotCache(footers)
         self.indexes = Indexes(kv, clock)
-        self.models = Models(kv, stores, lake)
+        self.models = Models(kv, stores, lake, bytes_max=index_memory_bytes)
         self._reading = Reading(session, self._snapshots, self.indexes, self.models, footers)
         self._known = Known()
         self._late = LateMaterialization()
@@ -79,10 +82,11 @@ class Engine:
             return self._result(pa.table({"status": [text]}), receipt, stores, started)
         if parsed.kind == "write":
             return self._result(await self._write(parsed, statement, receipt), receipt, stores, started)
-        found = await self._by_key(statement, parsed, receipt, stores)
+        loading = self._loading(stores, receipt)
+        found = await self._by_key(statement, parsed, loading)
         if found is not None:
             return self._result(found, receipt, stores, started)
-        planned = await self._plan(statement, parsed, receipt, stores)
+        planned = await self._plan(statement, parsed, loading)
         receipt.planning_ms = (time.perf_counter() - started[0]) * 1000
         rows = self._execute(planned, parsed, receipt)
         return Result(planned.schema, self._finish(rows, receipt, stores, started), receipt)
@@ -92,20 +96,20 @@ class Engine:
         started = time.perf_counter(), time.process_time()
         receipt = Receipt(statement_id=statement.statement_id)
         stores = self.stores.scoped()
+        loading = self._loading(stores, receipt)
         if statement.lookup is None:
-            rows = await self._by_key(statement, parse(statement.sql, statement.params), receipt, stores)
+            rows = await self._by_key(statement, parse(statement.sql, statement.params), loading)
         else:
             from service.lookup import run_lookup
 
-            loading = self._loading(stores, receipt)
             rows = await run_lookup(self, self._reading, loading, statement, receipt, plans=False)
         return None if rows is None else self._result(rows, receipt, stores, started)
 
-    async def _by_key(self, statement: Statement, parsed: Parsed, receipt: Receipt, stores: Stores) -> pa.Table | None:
+    async def _by_key(self, statement: Statement, parsed: Parsed, loading: Loading) -> pa.Table | None:
         asked = point_query(parsed)
         if asked is None or statement.limits.scan_bytes_max:
             return None
-        return await run_point(self._reading, self._loading(stores, receipt), asked, statement.route, receipt)
+        return await run_point(self._reading, loading, asked, statement.route, loading.receipt)
 
     async def query(
         self,
@@ -124,7 +128,7 @@ class Engine:
         if statement.route == "lookup" and statement.lookup is None:
             # A look-up is asked of what the statement reads, and several queries may do that: each as it can.
             statement = replace(statement, route="auto")
-        planned = await self._plan(statement, parsed, receipt, stores, tables)
+        planned = await self._plan(statement, parsed, self._loading(stores, receipt), tables)
         receipt.requests += stores.count.requests
         receipt.metadata_bytes += stores.count.bytes
         read = {_named(name, found): found for name, found in planned.tables.items()}
@@ -137,11 +141,10 @@ class Engine:
         )
 
     async def _plan(
-        self, statement: Statement, parsed: Parsed, receipt: Receipt, stores: Stores,
-        given: Mapping[str, pa.Table] | None = None,
-    ) -> Planned:  # fmt: skip
+        self, statement: Statement, parsed: Parsed, loading: Loading, given: Mapping[str, pa.Table] | None = None
+    ) -> Planned:
         late = self._late.choose(parsed.text)
-        return await Planner(self._reading, self._loading(stores, receipt), statement, parsed, late, given).plan()
+        return await Planner(self._reading, loading, statement, parsed, late, given).plan()
 
     def _loading(self, stores: Stores, receipt: Receipt) -> Loading:
         return Loading(self.tables, self.indexes, self._snapshots, self.tails, self._known, stores, receipt)

@@ -61,6 +61,7 @@ class EngineSettings:
     catalog : URL of the KV store, see `catalog.kv.open`; None: ``catalog.db`` in a local lake, a blob in an S3 lake
     allow : location prefixes that statements may read; None: all (embedded use)
     memory_bytes : the engine's pool for sorts, joins and aggregates; 0: unbounded
+    index_memory_bytes : for the models of indexes
     spill_dir : where they spill; None: the system's temporary folder
     target_partitions : concurrent streams of one plan; 0: one per core
     create : make the lake's folder when it is missing
@@ -71,6 +72,7 @@ class EngineSettings:
     catalog: str | None = None
     allow: tuple[str, ...] | None = None
     memory_bytes: int = 0
+    index_memory_bytes: int = 512 << 20
     spill_dir: str | None = None
     target_partitions: int = 0
     create: bool = True
