@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog.indexes import IndexKind
+from functions.index.file_keys import key_part
 from functions.index.segment import Segment, decode
 from storage.errors import CorruptError, UnsupportedError
 from tests.support.indexing import rows_located, segment_of
@@ -153,6 +154,34 @@ def test_all_keys_equal_and_keys_at_the_types_limits_are_found() -> None:
     types = [pa.int64()]
     for kind in KINDS:
         _check_complete(segment_of([_table(rows, types) for rows in files], kind), files, types)
+
+
+def test_rows_between_keys_that_have_none_are_counted() -> None:
+    """Nearly all rows are without a key, so that no bound of the model hides a row that is missed."""
+    rows: list[tuple[Any, ...]] = []
+    for key in range(400):
+        rows += [(key,)] + [(None,)] * (200 if key % 3 else 0)
+    files = [[(None,)] * 3_000 + rows, [(500,), (501,)]]
+    segment = segment_of([_table(each, [pa.int64()]) for each in files], "learned")
+    _check_complete(segment, files, [pa.int64()])
+    located = segment.locate(_table([(key,) for key in range(400)], [pa.int64()]))
+    assert (located.start >= 2_900).all(), "what is before the first key is no part of a run"
+
+
+def test_the_greatest_number_is_found_in_each_of_many_runs() -> None:
+    files = [[(-_LIMIT,), (at,)] + [(_LIMIT - 1,)] * 300 for at in range(6)]
+    _check_complete(segment_of([_table(rows, [pa.int64()]) for rows in files], "learned"), files, [pa.int64()])
+
+
+@settings(deadline=None, max_examples=80)
+@given(_files(2))
+def test_only_files_that_are_sorted_are_covered_by_a_learned_index(given_: Any) -> None:
+    files, types = given_
+    for rows in files:
+        keys = [_plain(row) for row in rows if _has_key(row)]
+        part = key_part(_table(rows, types), 7)
+        assert part.is_sorted == (keys == sorted(keys))
+        assert part.rows.tolist() == [at + 7 for at, row in enumerate(rows) if _has_key(row)]
 
 
 def test_many_files_that_overlap_are_as_many_runs() -> None:
