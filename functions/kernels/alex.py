@@ -26,9 +26,9 @@ SLOTS_MIN, SLOTS_MAX = 64, 1_024
 _FULL, _BUILT = 0.8, 0.6
 _ABSENT = -(1 << 63)
 
-_START, _SLOTS, _COUNT, _LAST, _LEAF, _NEXT = range(6)
-"""Columns of ``nodes``: the first slot, the number of slots, of keys, the last key's slot in the node (-1: none),
-whether it is a leaf, and the leaf that follows it (-1: none)."""
+_START, _SLOTS, _COUNT, _FIRST, _LAST, _LEAF, _NEXT = range(7)
+"""Columns of ``nodes``: the first slot, the number of slots, of keys, the first and last key's slot in the node (0, -1:
+none), whether it is a leaf, and the leaf that follows it (-1: none)."""
 _ROOT, _N_NODES, _TOP, _N_CHAINED, _N_KEYS, _N_ROWS, _HEIGHT, _FREE = range(8)
 """Of ``state``: numbers in use; from _FREE on, for each power of two, the first slot of a free block, -1: none."""
 
@@ -67,7 +67,7 @@ class Alex:
         n_nodes = 64 + 4 * n // SLOTS_MAX
         self._tree = _Tree(
             np.empty(n_slots, np.uint64), np.empty(n_slots, np.int64), np.empty(n_slots, np.bool_),
-            np.empty((n_nodes, 6), np.int64), np.empty((n_nodes, 2)), np.empty(n_nodes, np.uint64),
+            np.empty((n_nodes, 7), np.int64), np.empty((n_nodes, 2)), np.empty(n_nodes, np.uint64),
             np.empty((64, 2), np.int64), np.empty(_FREE + 64, np.int64),
         )  # fmt: skip
         _clear(self._tree)
@@ -171,30 +171,30 @@ def _new_node(tree: _Tree, n_slots: int, leaf: bool, following: int) -> int:
     tree.state[_N_NODES] += 1
     of = tree.nodes[node]
     of[_START], of[_SLOTS], of[_LEAF], of[_NEXT] = _allocate(tree, n_slots), n_slots, leaf, following
-    of[_COUNT], of[_LAST] = 0, -1
+    of[_COUNT], of[_FIRST], of[_LAST] = 0, 0, -1
     tree.used[of[_START] : of[_START] + n_slots] = False
     tree.models[node, 0], tree.models[node, 1], tree.bases[node] = 0.0, 0.0, 0
     return node
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _predicted(tree: _Tree, node: int, key: np.uint64, last: int) -> int:
-    """Return about where a key is among the slots [0, last]."""
+def _predicted(tree: _Tree, node: int, key: np.uint64, first: int, last: int) -> int:
+    """Return about where a key is among the slots [first, last]."""
     base = tree.bases[node]
     # A difference of unsigned numbers is exact before it is rounded.
     away = np.float64(key - base) if key >= base else -np.float64(base - key)
     at = tree.models[node, 0] * away + tree.models[node, 1]
-    if not at > 0.0:
-        return 0
+    if not at > first:
+        return first
     return last if at >= last else np.int64(at)
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _above(keys: np.ndarray, start: int, last: int, near: int, key: np.uint64) -> int:
-    """Return the first slot of a node whose key is greater than ``key``, ``last + 1`` if there is none; the search
-    begins at the slot ``near`` and doubles its steps."""
-    if last < 0:
-        return 0
+def _above(keys: np.ndarray, start: int, first: int, last: int, near: int, key: np.uint64) -> int:
+    """Return the first slot of [first, last] whose key is greater than ``key``, ``last + 1`` if there is none; the
+    search begins at the slot ``near`` of them and doubles its steps."""
+    if last < first:
+        return first
     step = 1
     if keys[start + near] <= key:
         low, high = near, near + 1
@@ -205,11 +205,11 @@ def _above(keys: np.ndarray, start: int, last: int, near: int, key: np.uint64) -
         high = min(high, last + 1)
     else:
         low, high = near - 1, near
-        while low >= 0 and keys[start + low] > key:
+        while low >= first and keys[start + low] > key:
             high = low
             low -= step
             step *= 2
-        low = max(low, -1)
+        low = max(low, first - 1)
     while high - low > 1:
         middle = (low + high) >> 1
         if keys[start + middle] <= key:
@@ -223,12 +223,17 @@ def _above(keys: np.ndarray, start: int, last: int, near: int, key: np.uint64) -
 def _put(tree: _Tree, node: int, key: np.uint64, value: int) -> None:
     """Add a key that the node does not have; it is not full."""
     of = tree.nodes[node]
-    start, n_slots, last = of[_START], of[_SLOTS], of[_LAST]
-    near = _predicted(tree, node, key, n_slots - 1)
-    above = _above(tree.keys, start, last, min(near, max(last, 0)), key)
-    if above < n_slots and not tree.used[start + above]:
+    start, n_slots, first, last = of[_START], of[_SLOTS], of[_FIRST], of[_LAST]
+    near = _predicted(tree, node, key, 0, n_slots - 1)
+    above = _above(tree.keys, start, first, last, max(min(near, last), first), key)
+    if last < 0:
+        at = near
+    elif above == first and first > 0:
+        # The least key goes right before the others, as the greatest goes right behind them: if keys grow, or shrink,
+        # the model has all of them at the end.
+        at = first - 1
+    elif above < n_slots and not tree.used[start + above]:
         at = above
-        # The greatest key goes right behind the others: if keys grow, the model has all of them at the end.
         while at < near and above <= last and not tree.used[start + at + 1]:
             at += 1
         # The gaps before it have it on their right now.
@@ -237,7 +242,11 @@ def _put(tree: _Tree, node: int, key: np.uint64, value: int) -> None:
         at = _opened(tree, start, n_slots, above)
     tree.keys[start + at], tree.values[start + at], tree.used[start + at] = key, value, True
     of[_COUNT] += 1
-    # What was shifted to the right may have moved the last key.
+    if last < 0:
+        of[_FIRST], of[_LAST] = at, at
+        return
+    # What was shifted may have moved the first key to the left, or the last one to the right.
+    of[_FIRST] = min(first, at) if first == 0 or not tree.used[start + first - 1] else first - 1
     of[_LAST] = max(last, at) if last + 1 >= n_slots or not tree.used[start + last + 1] else last + 1
 
 
@@ -266,22 +275,25 @@ def _opened(tree: _Tree, start: int, n_slots: int, above: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _fill(tree: _Tree, node: int, keys: np.ndarray, values: np.ndarray, reach: int) -> None:
-    """Lay ``keys`` out over the first ``reach`` slots of a node or so, each about where a line through them has it."""
+def _fill(tree: _Tree, node: int, keys: np.ndarray, values: np.ndarray, begin: int, limit: int) -> None:
+    """Lay ``keys`` out over the slots [begin, limit) of a node, each about where a line through them has it."""
     of = tree.nodes[node]
     start, n_slots, n = of[_START], of[_SLOTS], len(keys)
-    of[_COUNT], of[_LAST] = n, -1
     tree.used[start : start + n_slots] = False
     tree.bases[node] = keys[0] if n else 0
-    tree.models[node, 0], tree.models[node, 1] = _line(keys, reach)
-    at = -1
+    slope, intercept = _line(keys, limit - begin)
+    tree.models[node, 0], tree.models[node, 1] = slope, intercept + begin
+    of[_COUNT], of[_FIRST], of[_LAST] = n, 0, -1
+    at = begin - 1
     for i in range(n):
-        near = _predicted(tree, node, keys[i], reach - 1)
-        following = min(max(at + 1, near), reach - n + i)
+        near = _predicted(tree, node, keys[i], begin, limit - 1)
+        following = min(max(at + 1, near), limit - n + i)
+        if i == 0:
+            of[_FIRST] = following
         tree.keys[start + at + 1 : start + following + 1] = keys[i]
         at = following
         tree.values[start + at], tree.used[start + at] = values[i], True
-    of[_LAST] = at
+        of[_LAST] = at
 
 
 @njit(cache=True, nogil=True)
@@ -312,7 +324,7 @@ def _content(tree: _Tree, node: int) -> tuple[np.ndarray, np.ndarray]:
     of = tree.nodes[node]
     keys, values = np.empty(of[_COUNT], np.uint64), np.empty(of[_COUNT], np.int64)
     n = 0
-    for slot in range(of[_START], of[_START] + of[_LAST] + 1):
+    for slot in range(of[_START] + of[_FIRST], of[_START] + of[_LAST] + 1):
         if tree.used[slot]:
             keys[n], values[n] = tree.keys[slot], tree.values[slot]
             n += 1
@@ -320,12 +332,12 @@ def _content(tree: _Tree, node: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @njit(cache=True, nogil=True)
-def _relaid(tree: _Tree, node: int, n_slots: int, keys: np.ndarray, values: np.ndarray, reach: int) -> None:
+def _relaid(tree: _Tree, node: int, n_slots: int, keys: np.ndarray, values: np.ndarray, begin: int, limit: int) -> None:
     """Lay a node out anew with another content and number of slots."""
     of = tree.nodes[node]
     _release(tree, of[_START], of[_SLOTS])
     of[_START], of[_SLOTS] = _allocate(tree, n_slots), n_slots
-    _fill(tree, node, keys, values, reach)
+    _fill(tree, node, keys, values, begin, limit)
 
 
 @njit(cache=True, nogil=True)
@@ -333,18 +345,24 @@ def _make_room(tree: _Tree, node: int, parent: int, key: np.uint64) -> None:
     """Expand a full node or, if it is as large as may be, split it; ``parent`` (-1: none) is not full."""
     of = tree.nodes[node]
     keys, values = _content(tree, node)
+    slots = of[_SLOTS]
     grows = of[_LEAF] and of[_NEXT] < 0 and key > keys[-1]
-    if of[_SLOTS] < SLOTS_MAX:
-        _relaid(tree, node, 2 * of[_SLOTS], keys, values, of[_SLOTS] if grows else 2 * of[_SLOTS])
+    shrinks = of[_LEAF] and key < keys[0]
+    if slots < SLOTS_MAX:
+        # The room goes to where the keys do.
+        _relaid(tree, node, 2 * slots, keys, values, slots if shrinks else 0, slots if grows else 2 * slots)
         return
     if grows:
-        _relaid(tree, node, SLOTS_MAX, keys, values, SLOTS_MAX)
+        _relaid(tree, node, SLOTS_MAX, keys, values, 0, SLOTS_MAX)
         right, bound = _new_node(tree, SLOTS_MIN, True, -1), key
     else:
-        half = len(keys) // 2
+        half = 0 if shrinks else len(keys) // 2
         right, bound = _new_node(tree, SLOTS_MAX, of[_LEAF], of[_NEXT]), keys[half]
-        _fill(tree, right, keys[half:], values[half:], SLOTS_MAX)
-        _relaid(tree, node, SLOTS_MAX, keys[:half], values[:half], SLOTS_MAX)
+        _fill(tree, right, keys[half:], values[half:], 0, SLOTS_MAX)
+        left_slots = SLOTS_MIN if shrinks else SLOTS_MAX
+        _relaid(tree, node, left_slots, keys[:half], values[:half], 0, left_slots)
+        if shrinks:
+            tree.models[node, 1] = SLOTS_MIN - 1
     if of[_LEAF]:
         of[_NEXT] = right
     if parent < 0:
@@ -381,9 +399,9 @@ def _insert(tree: _Tree, keys: np.ndarray, payloads: np.ndarray, done: int) -> i
                 break
             parent, node = node, _child(tree, node, key)
         if of[_LEAF]:
-            near = _predicted(tree, node, key, of[_LAST])
-            above = _above(tree.keys, of[_START], of[_LAST], near, key)
-            if above and tree.keys[of[_START] + above - 1] == key:
+            near = _predicted(tree, node, key, of[_FIRST], of[_LAST])
+            above = _above(tree.keys, of[_START], of[_FIRST], of[_LAST], near, key)
+            if above > of[_FIRST] and tree.keys[of[_START] + above - 1] == key:
                 _chain(tree, of[_START] + above - 1, payloads[done])
                 done += 1
                 continue
@@ -400,8 +418,8 @@ def _insert(tree: _Tree, keys: np.ndarray, payloads: np.ndarray, done: int) -> i
 @njit(cache=True, nogil=True, inline="always")
 def _child(tree: _Tree, node: int, key: np.uint64) -> int:
     of = tree.nodes[node]
-    near = _predicted(tree, node, key, of[_LAST])
-    return tree.values[of[_START] + _above(tree.keys, of[_START], of[_LAST], near, key) - 1]
+    near = _predicted(tree, node, key, of[_FIRST], of[_LAST])
+    return tree.values[of[_START] + _above(tree.keys, of[_START], of[_FIRST], of[_LAST], near, key) - 1]
 
 
 @njit(cache=True, nogil=True)
@@ -443,7 +461,7 @@ def _build(tree: _Tree, keys: np.ndarray, payloads: np.ndarray) -> None:
         for i in range(n_nodes):
             part = slice(i * step, min(len(level_keys), (i + 1) * step))
             node = _new_node(tree, SLOTS_MAX, leaf, -1)
-            _fill(tree, node, level_keys[part], level_values[part], SLOTS_MAX)
+            _fill(tree, node, level_keys[part], level_values[part], 0, SLOTS_MAX)
             first_keys[i], numbers[i] = level_keys[i * step], node
             if leaf and i:
                 tree.nodes[node - 1][_NEXT] = node
@@ -464,9 +482,9 @@ def _find(tree: _Tree, keys: np.ndarray) -> np.ndarray:
         while not tree.nodes[node, _LEAF]:
             node = _child(tree, node, key)
         of = tree.nodes[node]
-        near = _predicted(tree, node, key, of[_LAST])
-        slot = of[_START] + _above(tree.keys, of[_START], of[_LAST], near, key) - 1
-        found[i] = tree.values[slot] if slot >= of[_START] and tree.keys[slot] == key else _ABSENT
+        near = _predicted(tree, node, key, of[_FIRST], of[_LAST])
+        slot = of[_START] + _above(tree.keys, of[_START], of[_FIRST], of[_LAST], near, key) - 1
+        found[i] = tree.values[slot] if slot >= of[_START] + of[_FIRST] and tree.keys[slot] == key else _ABSENT
     return found
 
 
@@ -479,7 +497,7 @@ def _scan(tree: _Tree, low: np.uint64, high: np.uint64) -> tuple[np.ndarray, np.
     n = 0
     while node >= 0:
         of = tree.nodes[node]
-        for slot in range(of[_START], of[_START] + of[_LAST] + 1):
+        for slot in range(of[_START] + of[_FIRST], of[_START] + of[_LAST] + 1):
             if not tree.used[slot] or tree.keys[slot] < low:
                 continue
             if tree.keys[slot] > high:
