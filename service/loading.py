@@ -95,6 +95,14 @@ class Loading:
         self._marks_before = self.known.marks_before
         self._named = True
 
+    def begin(self, name: TableName) -> None:
+        """Ask for the log's marks already, at the same time as for the names, if a log feeds the table."""
+        entry = (self.known.entries or {}).get(name)
+        if entry is not None and entry.managed is not None and self._folded is None:
+            self._folded = asyncio.create_task(self._ask_folded())
+            # Nobody asks how it ended if the names cannot be had.
+            self._folded.add_done_callback(lambda task: task.cancelled() or task.exception())
+
     def indexes_of(self, loaded: Loaded) -> tuple[IndexEntry, ...]:
         """Return the indexes of a table of the catalog, as they were when its names were loaded."""
         return self.known.indexes.get(loaded.entry.id, ()) if loaded.entry is not None else ()

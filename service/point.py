@@ -153,6 +153,7 @@ async def run_point(
     reading: Reading, loading: Loading, asked: PointQuery, route: Route, receipt: Receipt
 ) -> pa.Table | None:
     """Return the answer to the statement, as the planner would; None if it takes the planner."""
+    loading.begin(asked.table)
     await loading.names()
     entry = loading.entries.get(asked.table)
     if entry is None or not loading.known.indexes.get(entry.id):
