@@ -14,19 +14,19 @@ __all__ = ["newest_snapshot"]
 
 async def newest_snapshot(stores: Stores, entry: TableEntry, known: Snapshot | None = None) -> Snapshot:
     """Load the table as ``entry`` names it; ``known`` is an earlier snapshot of it. Raises what the format raises."""
-    location = normalize(entry.source)
+    location = entry.source
     if entry.format == "parquet":
         from storage.tables import parquet
 
-        return await parquet.load(stores, location, At(), known, FooterCache())
+        return await parquet.load(stores, normalize(location), At(), known, FooterCache())
     catalog = {
         key.removeprefix("catalog."): value for key, value in entry.options.items() if key.startswith("catalog.")
     }
     if entry.format == "iceberg" and catalog:
         from storage.tables.iceberg.catalogs import resolve_metadata_location
 
-        location = normalize(await resolve_metadata_location(catalog, location))
+        location = await resolve_metadata_location(catalog, location)
     # Imported by name, so that a process that never meets a format never pays for its libraries.
     module = importlib.import_module(f"storage.tables.{entry.format}")
-    snapshot: Snapshot = await module.load(stores, location, At(), known)
+    snapshot: Snapshot = await module.load(stores, normalize(location), At(), known)
     return snapshot

@@ -110,9 +110,9 @@ class Compaction:
         return self.stores.resolve(join(normalize(self.lake), LOG_FOLDER, str(shard)))
 
 
-def indexing_of(stores: Stores, kv: KV, clock: Clock, lake: str) -> Maintenance:
-    """Return what keeps the indexes of an open lake."""
-    return Maintenance(stores, Indexes(kv, clock), Models(kv, stores, lake), clock, lake)
+def indexing_of(stores: Stores, kv: KV, clock: Clock, lake: str, models: Models | None = None) -> Maintenance:
+    """Return what keeps the indexes of an open lake, with the models that the process has already."""
+    return Maintenance(stores, Indexes(kv, clock), models or Models(kv, stores, lake), clock, lake)
 
 
 @dataclass

@@ -52,7 +52,7 @@ async def _compacting(settings: EngineSettings, engine: Engine, logs: LakeLogs) 
     # Imported here: a process that leaves it to others does not need it.
     from service.compaction import Compaction, CompactionSettings, background, indexing_of
 
-    indexing = indexing_of(engine.stores, engine.kv, engine.clock, settings.lake)
+    indexing = indexing_of(engine.stores, engine.kv, engine.clock, settings.lake, engine.models)
     parts = Compaction(engine.stores, logs, engine.tables, engine.clock, settings.lake, settings.log.writer, indexing)
 
     def wrote() -> bool:

@@ -102,7 +102,7 @@ async def _components(
             await runner.wait_ready()
             if settings.fold_interval_s is not None:
                 lake = settings.engine.lake
-                indexing = indexing_of(engine.stores, engine.kv, clock, lake)
+                indexing = indexing_of(engine.stores, engine.kv, clock, lake, engine.models)
                 parts = Compaction(
                     engine.stores, logs, engine.tables, clock, lake, settings.engine.log.writer, indexing
                 )

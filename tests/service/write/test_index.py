@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from functions.check import check
-from service.statement import Statement
+from service.statement import Limits, Statement
 from storage.errors import (
     ConflictError,
     FirnlineError,
@@ -249,3 +249,46 @@ async def test_the_catalog_over_http_has_the_indexes(lake: Lake) -> None:
     (index,) = (await EngineCatalog(lake.engine).describe_table("default", "t"))["indexes"]
     assert (index["name"], index["columns"], index["status"], index["files_covered"]) == ("i", ["id"], "ready", 1)
     assert index["created"].endswith("Z")
+
+
+@pytest.mark.parametrize(
+    ("columns", "clauses", "expected"),
+    [
+        ("id BIGINT PRIMARY KEY, v TEXT", "", ("learned", "id")),
+        ("id BIGINT PRIMARY KEY, v TEXT", "ORDER BY (v)", ("locator", "id")),
+        ("id BIGINT PRIMARY KEY, v TEXT", "ORDER BY (id DESC)", ("locator", "id")),
+        ("id BIGINT, v TEXT, PRIMARY KEY (id, v)", "ORDER BY (id)", ("locator", "id, v")),
+        ("id BIGINT, v TEXT, PRIMARY KEY (id, v)", "ORDER BY (id, v)", ("learned", "id, v")),
+        ("id BIGINT, v TEXT, PRIMARY KEY (v, id)", "PARTITIONED BY (v)", ("learned", "id")),
+        ("id BOOLEAN PRIMARY KEY, v TEXT", "", None),
+        ("id BIGINT, v TEXT, PRIMARY KEY (v)", "PARTITIONED BY (v)", None),
+    ],
+)
+async def test_a_primary_keys_index_suits_the_order_of_the_table(
+    tmp_path: Path, columns: str, clauses: str, expected: tuple[str, str] | None
+) -> None:
+    async with open_lake(tmp_path) as lake:
+        await lake.table(f"CREATE TABLE k ({columns}) {clauses}")
+        await lake.table(
+            "INSERT INTO k VALUES (false, 'a')" if "BOOLEAN" in columns else "INSERT INTO k VALUES (1, 'a'), (0, 'b')"
+        )
+        await lake.table("OPTIMIZE k")
+        found = [(row["kind"], row["columns"], row["status"]) for row in await shown(lake, "k")]
+        assert found == ([(*expected, "ready")] if expected else [])
+
+
+async def test_an_index_that_is_stopped_half_way_is_gone_on_with(lake: Lake) -> None:
+    with pytest.raises(FirnlineError):
+        await lake.table("CREATE INDEX i ON t (id)", limits=Limits(timeout_ms=1))
+    await lake.table("OPTIMIZE t")
+    assert [row["status"] for row in await shown(lake)] in ([], ["ready"])
+
+
+async def test_truncating_a_table_leaves_no_segments(lake: Lake) -> None:
+    await lake.table("CREATE INDEX i ON t (id)")
+    await lake.table("TRUNCATE t")
+    (row,) = await shown(lake)
+    assert (row["files_covered"], row["segments"]) == (0, 1)
+    await lake.table("OPTIMIZE t")
+    (row,) = await shown(lake)
+    assert (row["status"], row["segments"], row["keys"]) == ("ready", 0, 0)
