@@ -83,7 +83,7 @@ def _check_complete(segment: Segment, files: list[list[tuple[Any, ...]]], types:
 
 
 @pytest.mark.parametrize("options", [{}, {"filter_bits": "0", "epsilon": "1"}])
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(_files())
 def test_a_learned_segment_knows_every_row_of_sorted_files(options: dict[str, str], given_: Any) -> None:
     files, types = given_
@@ -95,7 +95,7 @@ def test_a_learned_segment_knows_every_row_of_sorted_files(options: dict[str, st
 
 
 @pytest.mark.parametrize("options", [{}, {"filter_bits": "0"}, {"filter_bits": "16"}])
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(_files())
 def test_a_locator_knows_every_row_of_files_in_any_order(options: dict[str, str], given_: Any) -> None:
     files, types = given_
@@ -104,7 +104,7 @@ def test_a_locator_knows_every_row_of_files_in_any_order(options: dict[str, str]
     _check_complete(decode(segment.encode()), files, types)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(_files(2), st.data())
 def test_a_range_of_a_learned_segment_holds_every_row_between_its_bounds(given_: Any, data: st.DataObject) -> None:
     files, types = given_
@@ -173,15 +173,18 @@ def test_the_greatest_number_is_found_in_each_of_many_runs() -> None:
     _check_complete(segment_of([_table(rows, [pa.int64()]) for rows in files], "learned"), files, [pa.int64()])
 
 
-@settings(deadline=None, max_examples=80)
-@given(_files(2))
-def test_only_files_that_are_sorted_are_covered_by_a_learned_index(given_: Any) -> None:
-    files, types = given_
-    for rows in files:
-        keys = [_plain(row) for row in rows if _has_key(row)]
-        part = key_part(_table(rows, types), 7)
-        assert part.is_sorted == (keys == sorted(keys))
-        assert part.rows.tolist() == [at + 7 for at, row in enumerate(rows) if _has_key(row)]
+@pytest.mark.parametrize("type_", list(_VALUES), ids=str)
+@settings(deadline=None, max_examples=25)
+@given(st.data())
+def test_rows_count_as_sorted_where_their_keys_do_not_decrease(type_: pa.DataType, data: st.DataObject) -> None:
+    row = st.tuples(_VALUES[type_] | st.none(), *data.draw(st.sampled_from([(), (_VALUES[type_],)])))
+    rows = data.draw(st.lists(row, min_size=2, max_size=6))
+    rows += data.draw(st.lists(st.sampled_from(rows), max_size=2))
+    rows = data.draw(st.sampled_from([rows, _sorted(rows)]))
+    keys = [_plain(row) for row in rows if _has_key(row)]
+    part = key_part(_table(rows, [type_] * len(rows[0])), 7)
+    assert part.is_sorted == (keys == sorted(keys))
+    assert part.rows.tolist() == [at + 7 for at, row in enumerate(rows) if _has_key(row)]
 
 
 def test_many_files_that_overlap_are_as_many_runs() -> None:
@@ -252,7 +255,7 @@ def _with_header(header: dict[str, Any], body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_a_header_with_other_values_is_refused_or_locates_something(kind: IndexKind, data: st.DataObject) -> None:
     header, body = _headers(_SAMPLES.setdefault(kind, _sample(kind).encode()))
