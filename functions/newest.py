@@ -12,13 +12,21 @@ from storage.tables.snapshot import At, Snapshot
 __all__ = ["newest_snapshot"]
 
 
-async def newest_snapshot(stores: Stores, entry: TableEntry, known: Snapshot | None = None) -> Snapshot:
-    """Load the table as ``entry`` names it; ``known`` is an earlier snapshot of it. Raises what the format raises."""
+async def newest_snapshot(
+    stores: Stores, entry: TableEntry, known: Snapshot | None = None, footers: FooterCache | None = None
+) -> Snapshot:
+    """Load the table as ``entry`` names it. Raises what the format raises.
+
+    Parameters
+    ----------
+    known : an earlier snapshot of it
+    footers : those that are remembered, of a Parquet table
+    """
     location = entry.source
     if entry.format == "parquet":
         from storage.tables import parquet
 
-        return await parquet.load(stores, normalize(location), At(), known, FooterCache())
+        return await parquet.load(stores, normalize(location), At(), known, footers or FooterCache())
     catalog = {
         key.removeprefix("catalog."): value for key, value in entry.options.items() if key.startswith("catalog.")
     }

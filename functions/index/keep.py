@@ -82,7 +82,7 @@ async def _keep_table(
     shown = f"{entry.namespace}.{entry.name}"
     name = shown
     try:
-        snapshot = await newest_snapshot(parts.stores, entry, parts.snapshots.get(entry.id))
+        snapshot = await newest_snapshot(parts.stores, entry, parts.snapshots.get(entry.id), parts.footers)
         parts.remember(entry.id, snapshot)
         for index in await ensure_primary(parts, entry, snapshot, found):
             name = f"{shown}.{index.name}"
@@ -110,7 +110,7 @@ async def indexes_due(parts: Maintenance, tables: Tables) -> bool:
         if not found and not wants_primary(entry, found):
             continue
         try:
-            snapshot = await newest_snapshot(parts.stores, entry, parts.snapshots.get(entry.id))
+            snapshot = await newest_snapshot(parts.stores, entry, parts.snapshots.get(entry.id), parts.footers)
         except FirnlineError:
             continue
         parts.remember(entry.id, snapshot)

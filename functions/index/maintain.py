@@ -25,6 +25,7 @@ from functions.index.skips import Skips
 from storage.clock import Clock
 from storage.errors import ConflictError, CorruptError, FirnlineError, NotFoundError
 from storage.stores import Stores
+from storage.tables.footers import FooterCache
 from storage.tables.snapshot import Snapshot
 
 __all__ = ["Maintenance", "Refreshed", "refresh"]
@@ -52,6 +53,7 @@ class Maintenance:
     rows_max: int = 50_000_000
     inline_bytes_max: int = INLINE_BYTES_MAX
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    footers: FooterCache = field(default_factory=FooterCache)
 
     def remember(self, table_id: str, snapshot: Snapshot) -> None:
         """Keep the snapshot for the next pass, as one of a few."""
