@@ -19,18 +19,25 @@ __all__ = ["FileKeys", "KeyPart", "key_part"]
 class KeyPart:
     """Keys of some rows of a file that follow one another; rows whose key has a NULL or NaN have none.
 
-    rows : int64[k], growing: of the file
+    first_row : of the file
+    with_key : int64[k], growing: rows from ``first_row`` on that have a key; None: all
     hashes : uint64[k]
     columns : of the key
     ends : the first and the last key, one row each; the same where there is one, none where there is none
     is_sorted : the keys do not decrease
     """
 
-    rows: np.ndarray
+    first_row: int
+    with_key: np.ndarray | None
     hashes: np.ndarray
     columns: tuple[Ordinals, ...]
     ends: pa.Table
     is_sorted: bool
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Return the rows of the file that have a key: int64[k]."""
+        return self.first_row + (np.arange(len(self.hashes)) if self.with_key is None else self.with_key)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +52,12 @@ class FileKeys:
 
     @property
     def n_keys(self) -> int:
-        return sum(len(part.rows) for part in self.parts)
+        return sum(len(part.hashes) for part in self.parts)
 
     @property
     def is_sorted(self) -> bool:
         """Whether the keys do not decrease from row to row."""
-        filled = [part for part in self.parts if len(part.rows)]
+        filled = [part for part in self.parts if len(part.hashes)]
         return all(part.is_sorted for part in filled) and all(
             _is_sorted(pa.concat_tables([before.ends.slice(before.ends.num_rows - 1), after.ends.slice(0, 1)]))
             for before, after in pairwise(filled)
@@ -81,12 +88,12 @@ def key_part(keys: pa.Table, first_row: int) -> KeyPart:
     """Return the keys of rows from ``first_row`` on, given the key's columns in its order."""
     table = keys.combine_chunks()
     valid = _valid(table)
-    rows = np.arange(first_row, first_row + keys.num_rows)
     if valid is not None:
-        table, rows = table.filter(pa.array(valid)).combine_chunks(), rows[valid]
+        table = table.filter(pa.array(valid)).combine_chunks()
+    with_key = None if valid is None else np.flatnonzero(valid)
     columns = tuple(ordinals(one_chunk(column)) for column in table.columns)
     ends = table.take([0, table.num_rows - 1]) if table.num_rows > 1 else table
-    return KeyPart(rows, hashes(table), columns, ends, _is_sorted(table, columns))
+    return KeyPart(first_row, with_key, hashes(table), columns, ends, _is_sorted(table, columns))
 
 
 def _valid(keys: pa.Table) -> np.ndarray | None:

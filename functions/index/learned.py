@@ -169,16 +169,17 @@ def _runs(bounds: Sequence[tuple[int, int]]) -> list[list[int]]:
 
 
 def _run(files: Sequence[tuple[int, FileKeys, np.ndarray]], epsilon: int) -> Run:
-    rows = [file.rows() for _number, file, _numbers in files]
-    filled = []
-    for (_number, _file, numbers), at in zip(files, rows, strict=True):
-        spans = np.diff(np.append(at, at[-1] + 1))
+    filled, first_rows = [], []
+    for _number, file, numbers in files:
+        rows = file.rows()
+        first_rows.append(rows[0])
+        spans = np.diff(np.append(rows, rows[-1] + 1))
         filled.append(numbers if (spans == 1).all() else np.repeat(numbers, spans))
     return Run(
         files=np.array([number for number, _file, _numbers in files], np.int64),
         smallest=np.array([numbers[0] for _number, _file, numbers in files], np.uint64),
         greatest=np.array([numbers[-1] for _number, _file, numbers in files], np.uint64),
-        first_rows=np.array([at[0] for at in rows], np.int64),
+        first_rows=np.array(first_rows, np.int64),
         firsts=np.concatenate(([0], np.cumsum([len(part) for part in filled], dtype=np.int64))),
         model=piecewise.fit(np.concatenate(filled), epsilon),
     )
