@@ -21,6 +21,7 @@ _FEW = 8
 _WIDTH_MAX = 57
 _TRIES = 50
 _ARITY = 4
+_VERY_MANY, _TIGHT = 8_000_000, 1.06
 _WORD = 0xFFFF_FFFF_FFFF_FFFF
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9
@@ -134,11 +135,14 @@ def build(hashes: np.ndarray, values: np.ndarray | None, *, fingerprint_bits: in
 def _sizes(n: int, attempt: int) -> tuple[int, int]:
     """Return the length of a segment, a power of two, and in how many of them a key may begin.
 
-    Section 3 of the paper, 4-wise. Where several seeds have failed, as they may with few keys, there is more room.
+    Section 3 of the paper, 4-wise; with very many keys segments of half that length are peeled 1.4 times as fast and
+    take less room. Where several seeds have failed, as they may with few keys, there is more room.
     """
     logarithm = math.log(max(n, 2))
     length = 1 << min(max(math.floor(logarithm / math.log(2.91) - 0.5), 2), 18)
     factor = max(1.075, 0.77 + 0.305 * math.log(600_000) / logarithm) * (1 + 0.02 * max(0, attempt - 4))
+    if n >= _VERY_MANY and attempt == 0:
+        length, factor = length >> 1, _TIGHT
     return length, max(math.ceil(n * factor / length) - (_ARITY - 1), 1)
 
 

@@ -3,8 +3,13 @@
 Source: the greedy "shrinking cone" of Galakatos, Markovitch, Binnig, Fonseca, Kraska: "FITing-Tree: A Data-aware Index
 Structure", SIGMOD 2019, section 3.3. A segment starts in a point (key, position); the cone of slopes that pass every
 further point within epsilon shrinks until it is empty, and the next segment starts there. The points are chosen as in
-Ferragina, Vinciguerra: "The PGM-index", PVLDB 13(8), 2020: of keys that follow one another only the first counts, and
-where some were equal also the next number behind them, so that the model holds for keys that are not in the column.
+Ferragina, Vinciguerra: "The PGM-index", PVLDB 13(8), 2020: of equal keys only the first counts, and behind them also
+the next number, so that the model holds for keys that are not in the column.
+
+The lines that PGM uses (O'Rourke: "An on-line algorithm for fitting straight lines between data ranges", CACM 24(9),
+1981) are the fewest there are. Measured on 5M keys they were 1.3 to 1.4 times fewer (uniform, lognormal, timestamps),
+found at 0.45 to 0.65 of the cone's rate, under 100M keys/s for timestamps. A model of cones takes 0.01 to 0.06 bytes a
+key, so the rate was preferred.
 """
 
 # mypy: disable-error-code="untyped-decorator"
