@@ -136,14 +136,11 @@ class Session:
             self._partitions_now = wanted
 
     def add_functions(self, words: frozenset[str]) -> None:
-        """Make the functions of `functions.sql_functions` known that are among a statement's words.
-
-        Raises `UnsupportedError` for one that this installation has no library for.
-        """
+        """Make the functions of `functions.sql_functions` known that are among a statement's words."""
         missing = words & OWN_FUNCTIONS - self._functions
         if not missing:
             return
-        # Imported here: most processes never call one, and need no kernel.
+        # Imported here: most processes never call one.
         from functions.sql_functions import functions_of
 
         with self._lock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -17,13 +18,13 @@ import pyarrow.compute as pc
 
 from storage.errors import InvalidError, LimitError, UnsupportedError
 
-__all__ = ["SqlFunction", "bucket_starts", "check_kernels", "functions_of", "grid_of", "width_of"]
+__all__ = ["MONDAY", "SqlFunction", "bucket_starts", "check_kernels", "functions_of", "grid_of", "width_of"]
 
 TIME = pa.timestamp("us", "UTC")
-"""Times of every unit and zone become these, and back, without change."""
+"""Times of every unit and zone become these, and back, without change: microseconds since 1970."""
 _WIDTH = pa.month_day_nano_interval()
 _VECTOR = pa.list_(pa.float64())
-_MONDAY, _JANUARY = 946_857_600_000_000, 946_684_800_000_000
+MONDAY, _JANUARY = 946_857_600_000_000, 946_684_800_000_000
 """Buckets are counted from Monday, 3 January 2000, those of months from 1 January: as DuckDB and TimescaleDB do."""
 _DAY = 86_400_000_000
 
@@ -44,23 +45,22 @@ class SqlFunction:
 def functions_of(name: str) -> list[SqlFunction]:
     """Return what the engine must know for statements that call ``name``, of `functions.session:OWN_FUNCTIONS`.
 
-    ``time_bucket`` is two functions (`service.time_bucket`). Raises `UnsupportedError` without numba.
+    ``time_bucket`` is several (`service.own_functions`). Each loads its kernel when it first has rows, and raises
+    `UnsupportedError` without numba.
     """
-    check_kernels(name)
     if name == "time_bucket":
         return [
-            SqlFunction("time_bucket", _time_bucket, (_WIDTH, TIME), TIME),
-            SqlFunction("time_bucket_from", _time_bucket_from, (_WIDTH, TIME, TIME), TIME),
+            SqlFunction(f"time_bucket{kind}{behind}", run, (_WIDTH, *[time] * n_times), TIME)
+            for kind, time in (("", TIME), ("_micros", pa.timestamp("us")))
+            for behind, run, n_times in (("", _time_bucket, 1), ("_from", _time_bucket_from, 2))
         ]
-    from functions.kernels import vectors
-
-    return [SqlFunction(name, _distance(name, getattr(vectors, name)), (_VECTOR, _VECTOR), pa.float64())]
+    return [SqlFunction(name, partial(_distance, name), (_VECTOR, _VECTOR), pa.float64())]
 
 
 def check_kernels(name: str) -> None:
     """Raise `UnsupportedError`, saying what to install, unless the kernels that ``name`` needs can run."""
     if find_spec("numba") is None:
-        raise UnsupportedError("this function needs numba; install the extra firnline[kernels]", function=name)
+        raise UnsupportedError(f"this function needs numba; install the extra firnline[kernels] function={name}")
 
 
 # Buckets of time
@@ -77,26 +77,21 @@ def _time_bucket_from(widths: pa.Array, times: pa.Array, origins: pa.Array) -> p
 def _bucketed(widths: pa.Array, times: pa.Array, origins: pa.Array | None) -> pa.Array:
     """Return the starts; null where any argument is null. Rows of one width and origin are done together."""
     given = [widths, times] if origins is None else [widths, times, origins]
-    null = np.zeros(len(times), bool)
-    for each in given:
-        if each.null_count:
-            null |= each.is_null().to_numpy(zero_copy_only=False)
-    moments = _numbers(times)
+    null = None
+    if any(each.null_count for each in given):
+        null = np.logical_or.reduce([each.is_null().to_numpy(zero_copy_only=False) for each in given])
+    moments, kinds = _numbers(times), _widths(widths)
+    froms = np.zeros(len(times), np.int64) if origins is None else _numbers(origins)
     starts = np.zeros(len(times), np.int64)
-    kinds = _widths(widths)
-    froms = None if origins is None else _numbers(origins)
-    todo = ~null
+    todo = np.ones(len(times), bool) if null is None else ~null
     while todo.any():
         first = int(np.argmax(todo))
-        rows = todo & (kinds == kinds[first])
-        if froms is not None:
-            rows &= froms == froms[first]
-        months, micros = width_of(*(int(part) for part in kinds[first].item()))
-        origin = None if froms is None else int(froms[first])
+        rows = (kinds[:, 0] == kinds[first, 0]) & (kinds[:, 1] == kinds[first, 1]) & (froms == froms[first]) & todo
         chosen = slice(None) if rows.all() else rows
-        starts[chosen] = bucket_starts(moments[chosen], months, micros, origin)
+        origin = None if origins is None else int(froms[first])
+        starts[chosen] = bucket_starts(moments[chosen], *_width(kinds[first]), origin)
         todo &= ~rows
-    return pa.array(starts, pa.int64(), mask=null if null.any() else None).cast(TIME)
+    return pa.array(starts, pa.int64(), mask=null).cast(TIME)
 
 
 def _numbers(times: pa.Array) -> np.ndarray:
@@ -106,9 +101,13 @@ def _numbers(times: pa.Array) -> np.ndarray:
 
 
 def _widths(widths: pa.Array) -> np.ndarray:
-    """Return the intervals as numpy has them: months, days and nanoseconds."""
-    kind = np.dtype([("months", "i4"), ("days", "i4"), ("nanos", "i8")])
-    return np.frombuffer(widths.buffers()[1], kind)[widths.offset : widths.offset + len(widths)]
+    """Return int64[n, 2]: the intervals as Arrow has them, months and days together, then nanoseconds."""
+    return np.frombuffer(widths.buffers()[1], np.int64).reshape(-1, 2)[widths.offset : widths.offset + len(widths)]
+
+
+def _width(kind: np.ndarray) -> tuple[int, int]:
+    months, days = kind[:1].view(np.int32).tolist()
+    return width_of(months, days, int(kind[1]))
 
 
 def width_of(months: int, days: int, nanos: int) -> tuple[int, int]:
@@ -137,12 +136,13 @@ def bucket_starts(times: np.ndarray, months: int, micros: int, origin: int | Non
     ------
     InvalidError : a time so early that its bucket starts before all times
     """
+    check_kernels("time_bucket")
     from functions.kernels.time_bucket import bucket_by_length, bucket_by_months
 
     if months:
         starts, n_outside = bucket_by_months(times, months, _JANUARY if origin is None else origin)
     else:
-        starts, n_outside = bucket_by_length(times, micros, _MONDAY if origin is None else origin)
+        starts, n_outside = bucket_by_length(times, micros, MONDAY if origin is None else origin)
     if n_outside:
         raise InvalidError(f"the bucket of a time starts before all times that there are times={n_outside}")
     found: np.ndarray = starts
@@ -168,30 +168,31 @@ def grid_of(start: int, last: int, months: int, micros: int, origin: int | None,
 # Vectors
 
 
-def _distance(name: str, kernel: Callable[..., np.ndarray]) -> Callable[..., pa.Array]:
-    def run(left: pa.ListArray, right: pa.ListArray) -> pa.Array:
-        null = pc.or_(left.is_null(), right.is_null()).to_numpy(zero_copy_only=False)
-        if null.any():
-            kept = pa.array(~null)
-            left, right = left.filter(kept), right.filter(kept)
-        n_left, n_right = pc.list_value_length(left), pc.list_value_length(right)
-        if not n_left.equals(n_right):
-            first = int(np.argmax(np.asarray(n_left) != np.asarray(n_right)))
-            raise InvalidError(
-                f"{name} takes two vectors of the same dimension left={n_left[first]} right={n_right[first]}"
-            )
-        bounds = np.concatenate([[0], np.cumsum(np.asarray(n_left), dtype=np.int64)])
-        elements = left.flatten(), right.flatten()
-        known = np.zeros(len(null), np.float64)
-        known[~null] = kernel(*(_elements(each) for each in elements), bounds)
-        rows = np.flatnonzero(~null)
-        for each in elements:
-            if each.null_count:  # an unknown element makes the distance unknown
-                gaps = np.flatnonzero(each.is_null().to_numpy(zero_copy_only=False))
-                null[rows[np.searchsorted(bounds, gaps, "right") - 1]] = True
-        return pa.array(known, mask=null if null.any() else None)
+def _distance(name: str, left: pa.ListArray, right: pa.ListArray) -> pa.Array:
+    """Return the distance of each pair; null where a vector or one of its elements is."""
+    check_kernels(name)
+    from functions.kernels import vectors
 
-    return run
+    null = pc.or_(left.is_null(), right.is_null()).to_numpy(zero_copy_only=False)
+    if null.any():
+        kept = pa.array(~null)
+        left, right = left.filter(kept), right.filter(kept)
+    n_left, n_right = pc.list_value_length(left), pc.list_value_length(right)
+    if not n_left.equals(n_right):
+        first = int(np.argmax(np.asarray(n_left) != np.asarray(n_right)))
+        raise InvalidError(
+            f"{name} takes two vectors of the same dimension left={n_left[first]} right={n_right[first]}"
+        )
+    bounds = np.concatenate([[0], np.cumsum(np.asarray(n_left), dtype=np.int64)])
+    elements = left.flatten(), right.flatten()
+    known = np.zeros(len(null), np.float64)
+    known[~null] = getattr(vectors, name)(*(_elements(each) for each in elements), bounds)
+    rows = np.flatnonzero(~null)
+    for each in elements:
+        if each.null_count:  # an unknown element makes the distance unknown
+            gaps = np.flatnonzero(each.is_null().to_numpy(zero_copy_only=False))
+            null[rows[np.searchsorted(bounds, gaps, "right") - 1]] = True
+    return pa.array(known, mask=null if null.any() else None)
 
 
 def _elements(values: pa.Array) -> np.ndarray:

@@ -27,7 +27,7 @@ from service.exact import bind, exact_literals, with_noise
 from service.explain import with_tables
 from service.listing import listing
 from service.loading import Loaded, Loading, TableName
-from service.own_functions import called, with_types
+from service.own_functions import called, shown_name, with_types
 from service.parse import Parsed, TableRef
 from service.reading import Reading
 from service.route import Asking, Routed, choose
@@ -493,7 +493,8 @@ def _coerced(context: SessionContext, frame: DataFrame) -> pa.Schema:
 
 def _answered(schema: pa.Schema) -> pa.Schema:
     """Return the schema of an answer: without metadata, and view types, which many clients cannot take, plain."""
-    return _plain(pa.schema([each.with_type(_VIEWS.get(each.type, each.type)) for each in schema]))
+    fields = [each.with_name(shown_name(each.name)).with_type(_VIEWS.get(each.type, each.type)) for each in schema]
+    return _plain(pa.schema(fields))
 
 
 def retyped(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -127,9 +127,9 @@ async def test_what_it_cannot_do_is_said(lake: Lake, call: str, error: type[Firn
 async def test_without_numba_the_extra_is_named(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
     for sql in (
-        "SELECT l2_distance([1.0], [2.0])", "SELECT time_bucket('1 day', ts) FROM m",
+        "SELECT l2_distance([1.0], [2.0])", "SELECT time_bucket('1 month', ts) FROM m",
         "SELECT * FROM gap_fill((SELECT DATE '2024-01-01' AS t), 't', '1 day')",
     ):  # fmt: skip
         with pytest.raises(UnsupportedError, match=r"firnline\[kernels\]"):
             await lake.rows(sql)
-    assert await lake.value("SELECT 1 AS time_bucket") == 1
+    assert await lake.value("SELECT time_bucket('1 day', max(ts)) FROM m") == dt.datetime(2024, 3, 5)
