@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,33 @@ def test_a_column_that_cannot_be_a_key_is_refused() -> None:
     tail = TableTail(schema, (1, 1), 0, rows.batches, None, rows.state, 0, rows)
     with pytest.raises(UnsupportedError, match="column=l"):
         tail_index.find(tail, ["l"], new)
+
+
+def test_statements_on_earlier_and_later_states_share_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail_index, "_FRESH_ROWS", 50)
+    monkeypatch.setattr(tail_index, "_SPARE_ROWS", 50)
+    entry, random = entry_of(("k",)), np.random.default_rng(6)
+    states: list[tuple[TailRows, dict[int, str]]] = [(TailRows.empty(entry, SCHEMA), {})]
+    for sequence in range(60):
+        rows, last = states[-1]
+        numbers = random.permutation(400)[:60]
+        new = table_of(numbers, [f"{sequence}"] * len(numbers), [0.0] * len(numbers))
+        states.append(
+            (
+                rows.then([log_record(new, UPSERT, sequence)], entry),
+                last | dict.fromkeys(numbers.tolist(), f"{sequence}"),
+            )
+        )
+    asked = pa.table({"k": pa.array(range(0, 500, 7), pa.int64())})
+
+    def ask(number: int) -> None:
+        rows, last = states[number]
+        hits = tail_index.find(tail_of(rows), ["k"], asked)
+        found = dict(zip(hits.rows.column("k").to_pylist(), hits.rows.column("s").to_pylist(), strict=True))
+        assert found == {k: last[k] for k in range(0, 500, 7) if k in last}
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(ask, random.integers(0, len(states), 600).tolist()))
 
 
 def test_an_index_is_brought_forward_over_many_states_of_a_large_tail() -> None:
