@@ -121,9 +121,9 @@ def peel_slots(mixed: np.ndarray, length: int, n_segments: int) -> tuple[np.ndar
     n_taken = 0
     for start in range(0, len(touched), length):
         head = tail = 0
-        for slot in range(start, start + length):
-            queue[tail] = slot
-            tail += touched[slot] >> _S32 == _ONE
+        for place in range(start, start + length):
+            queue[tail] = place
+            tail += touched[place] >> _S32 == _ONE
         while head < tail:
             own = np.uint64(queue[head])
             head += 1
