@@ -12,6 +12,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     (r"\d", "", "list the tables"),
     (r"\d", "TABLE", "show a table's columns"),
     (r"\dn", "", "list the schemas"),
+    (r"\di", "[TABLE]", "list the indexes"),
     (r"\timing", "[on|off]", "say what each answer cost"),
     (r"\format", "[FORMAT]", "table, json, ndjson or csv"),
     (r"\x", "[on|off|auto]", "one value a line"),

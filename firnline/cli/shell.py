@@ -113,6 +113,9 @@ class Shell:
                 self._runner.run(Piece("SHOW TABLES"))
             case r"\dn":
                 self._runner.run(Piece("SHOW SCHEMAS"))
+            case r"\di":
+                table = f" FROM {quoted_name(meta.argument)}" if meta.argument else ""
+                self._runner.run(Piece(f"SHOW INDEXES{table}"))
             case r"\timing":
                 style.timing = _choice(meta, ("on", "off"), "off" if style.timing else "on") == "on"
                 click.echo(f"timing is {'on' if style.timing else 'off'}")

@@ -8,6 +8,8 @@
    the catalog's `catalog.indexes.IndexEntry`; one that is missing or damaged covers nothing.
 4. New files get a new segment; segments of like size are merged by indexing their files anew, so a table has few.
 
-``keyspace`` turns keys into numbers; ``piecewise`` and ``fuse_map`` are the two models; ``segment`` is their stored form;
-``build`` makes one from files; ``models`` holds those in use; ``maintain`` keeps the catalog's in step with the table.
+``keyspace`` turns keys into numbers; ``piecewise`` and ``fuse_map`` are the two models; ``segment`` is their stored
+form; ``build`` makes one from files; ``columns`` finds an index's columns in a version of the table; ``models`` holds
+the segments in use; ``plan`` decides and ``maintain`` does what keeps an index in step with its table; ``keep`` is a
+pass over the indexes of many tables.
 """
