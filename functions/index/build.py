@@ -80,7 +80,7 @@ async def build(
         elif index.kind == "learned" and not found.is_sorted:
             skipped[file] = "it is not sorted by the key"
         else:
-            keys[file] = found
+            keys[file] = found if index.kind == "learned" else found.without_order()
         n_done += 1
         if progress is not None:
             progress(n_done, len(files))

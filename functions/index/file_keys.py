@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -67,6 +67,11 @@ class FileKeys:
         """Return the rows that have a key: int64[k]."""
         return _joined([part.rows for part in self.parts], np.int64)
 
+    def without_order(self) -> FileKeys:
+        """Return what a locator needs: the keys' hashes and the bounds of the ordinals."""
+        parts = [replace(part, columns=tuple(each.without_words() for each in part.columns)) for part in self.parts]
+        return FileKeys(tuple(parts), self.block_rows)
+
     def hashes(self) -> np.ndarray:
         """Return the hash of each key: uint64[k]."""
         return _joined([part.hashes for part in self.parts], np.uint64)
@@ -76,8 +81,8 @@ class FileKeys:
         return _joined([space.kept(part.columns) for part in self.parts], np.uint64)
 
     def blocks(self) -> np.ndarray:
-        """Return the number of the block, in the file, of each key: int64[k]."""
-        return self.block_rows.searchsorted(self.rows(), "right") - 1
+        """Return the number of the block, in the file, of each key: uint32[k]."""
+        return (self.block_rows.searchsorted(self.rows(), "right") - 1).astype(np.uint32)
 
 
 def _joined(parts: Sequence[np.ndarray], kind: type) -> np.ndarray:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ COLUMNS_MAX = 8
 PREFIX_MAX = 256
 """Bytes that strings have in common are skipped up to here: they are part of the stored form."""
 _SIGN = np.uint64(1 << 63)
+_NO_WORDS = np.empty(0, np.uint64)
 _FEW = 32
 
 
@@ -115,15 +116,27 @@ class Ordinals:
     greatest: int = -1
     exact_bytes: int = 0
 
-    def _rebased(self, prefix: bytes) -> np.ndarray:
-        """Return the eight bytes behind a shorter prefix."""
-        between = self.prefix[len(prefix) : len(prefix) + 8]
-        if not between:
+    def without_words(self) -> Ordinals:
+        """Return what a `KeySpace` is fitted on, without what its numbers are made of."""
+        return replace(self, words=_NO_WORDS, halves=None)
+
+    def bounds(self, prefix: bytes) -> tuple[int, int]:
+        """Return the smallest and the greatest ordinal behind a prefix that is no longer than its own."""
+        high, shift = self._between(prefix)
+        return high | self.smallest >> shift, high | self.greatest >> shift
+
+    def rebased(self, prefix: bytes) -> np.ndarray:
+        """Return the eight bytes behind a prefix that is no longer than its own: uint64[n]."""
+        high, shift = self._between(prefix)
+        if shift == 0:
             return self.words
-        high = np.uint64(int.from_bytes(between.ljust(8, b"\0"), "big"))
-        if len(between) == 8:
-            return np.full(len(self.words), high)
-        return high | (self.words >> np.uint64(8 * len(between)))
+        # All 64 bits leave nothing of the words, as numpy shifts.
+        return np.uint64(high) | (self.words >> np.uint64(shift))
+
+    def _between(self, prefix: bytes) -> tuple[int, int]:
+        """Return the bytes behind ``prefix`` that all have, and the bits by which they move the words."""
+        between = self.prefix[len(prefix) : len(prefix) + 8]
+        return int.from_bytes(between.ljust(8, b"\0"), "big"), 8 * len(between)
 
 
 def ordinals(column: pa.Array) -> Ordinals:
@@ -250,7 +263,7 @@ class ColumnSpace:
         """Return the part of the number of rows that the space was fitted on: uint64[n]."""
         if column.halves is not None:
             return self._wide(column.words, column.halves)[0]
-        return self._plain(column._rebased(self.prefix))[0]
+        return self._plain(column.rebased(self.prefix))[0]
 
     def _plain(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         low, high = np.uint64(self.smallest), np.uint64(self.greatest)
@@ -304,7 +317,7 @@ class KeySpace:
     @staticmethod
     def fit(files: Sequence[Sequence[Ordinals]]) -> KeySpace:
         """Return the space of the keys of some files, each given by the ordinals of its columns; at least one row."""
-        filled = [file for file in files if len(file[0].words)]
+        filled = [file for file in files if file[0].smallest <= file[0].greatest]
         columns: list[ColumnSpace] = []
         used, open_ = 0, True
         for parts in zip(*filled, strict=True):
@@ -385,7 +398,6 @@ def _bounds(parts: Sequence[Ordinals]) -> tuple[ColumnSpace, bool]:
     if not any(part.exact_bytes for part in parts) and not any(part.prefix for part in parts):
         return ColumnSpace(min(p.smallest for p in parts), max(p.greatest for p in parts)), True
     prefix = _common([part.prefix for part in parts])
-    ends = [part._rebased(prefix) for part in parts]
-    smallest, greatest = min(int(e.min()) for e in ends), max(int(e.max()) for e in ends)
+    ends = [part.bounds(prefix) for part in parts]
     exact = all(part.exact_bytes <= len(prefix) + 8 for part in parts)
-    return ColumnSpace(smallest, greatest, prefix), exact
+    return ColumnSpace(min(low for low, _ in ends), max(high for _, high in ends), prefix), exact

@@ -52,13 +52,13 @@ def fit(files: Sequence[FileKeys], *, filter_bits: int | None) -> Locator:
     starts = [file.block_rows[:-1] for file in files]
     limits = [file.block_rows[1:] for file in files]
     firsts = np.cumsum(counts) - counts
-    blocks = [first + file.blocks() for first, file in zip(firsts.tolist(), files, strict=True)]
+    blocks = [np.uint32(first) + file.blocks() for first, file in zip(firsts.tolist(), files, strict=True)]
     n_blocks = int(counts.sum())
     if filter_bits is None:
         filter_bits = 8 if (n_blocks - 1).bit_length() + 8 <= BITS_MAX else 7
     hashes = np.concatenate([file.hashes() for file in files])
     return Locator(
-        places.build(hashes, np.concatenate(blocks).astype(np.uint32), n_blocks, fingerprint_bits=filter_bits),
+        places.build(hashes, np.concatenate(blocks), n_blocks, fingerprint_bits=filter_bits),
         np.repeat(np.arange(len(files)), counts),
         np.concatenate(starts).astype(np.int64),
         np.concatenate(limits).astype(np.int64),
