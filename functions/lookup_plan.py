@@ -188,6 +188,8 @@ def _by_file(located: Located, mine: np.ndarray) -> list[tuple[int, tuple[Slice,
     start, limit = located.start[kept], located.limit[kept]
     if not len(file):
         return []
+    if len(file) == 1:
+        return [(int(file[0]), (Slice(int(start[0]), int(limit[0])),), key)]
     order = np.lexsort((start, file))
     key, file, start, limit = key[order], file[order], start[order], limit[order]
     edges = np.flatnonzero(np.diff(file)) + 1

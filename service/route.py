@@ -99,6 +99,8 @@ async def choose(models: Models, memory: Memory, asking: Asking, route: Route) -
         cost = _lookup_cost(found)
         if best is None or cost < best[0]:
             best = (cost, _routed(asking, index, found, cost))
+        if found.n_requests <= 1 and not (asking.wanted & ~found.covered).any():
+            break  # no other index can do with less
     if best is None:
         return Routed("; ".join(reasons))
     cost, routed = best
