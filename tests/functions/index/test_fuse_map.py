@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,3 +106,10 @@ def test_an_empty_map_finds_nothing() -> None:
     assert isinstance(made, FuseMap)
     for n in (0, 1, 100, 5_000):
         np.testing.assert_array_equal(made.find(hashes_of(n)), np.full(n, -1))
+
+
+def test_words_from_stored_bytes_are_used_in_place() -> None:
+    made = build(hashes_of(5_000), None, fingerprint_bits=8)
+    stored = replace(made, words=np.frombuffer(made.words.tobytes(), np.uint64))
+    for n in (1, 100, 5_000):
+        assert (stored.find(hashes_of(5_000)[:n]) == 0).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,3 +59,14 @@ def test_a_few_predictions_do_not_import_numba() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[0 3 9] False"
+
+
+def test_a_model_from_stored_bytes_predicts_the_same() -> None:
+    keys = np.arange(0, 90_000, 3, dtype=np.uint64) ** np.uint64(2)
+    model = fit(keys)
+    stored = replace(model, **{
+        name: np.frombuffer(array.tobytes(), array.dtype)
+        for name, array in vars(model).items() if isinstance(array, np.ndarray)
+    })  # fmt: skip
+    for n in (1, 100, 5_000):
+        np.testing.assert_array_equal(stored.predict(keys[:n]), model.predict(keys[:n]))
