@@ -11,7 +11,8 @@ import numpy as np
 from catalog.indexes import IndexEntry
 from functions.index.columns import column_names
 from functions.index.file_keys import FileKeys
-from functions.index.keyspace import KeySpace, check_type
+from functions.index.keyspace import KeySpace
+from functions.index.ordinals import check_type
 from functions.index.read_keys import Source, read_keys
 from functions.index.segment import Segment
 from functions.index.stored import model_bytes

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from functions.index.keyspace import KeySpace, Ordinals, hashes, one_chunk, ordinals
+from functions.index.keyspace import KeySpace
+from functions.index.ordinals import Ordinals, hashes, one_chunk, ordinals
 
 __all__ = ["FileKeys", "KeyPart", "key_part"]
 

@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from catalog.indexes import IndexKind
-from functions.index.keyspace import KeySpace, hashes, type_of
+from functions.index.keyspace import KeySpace
 from functions.index.learned import NOTHING, Learned, Ranges
 from functions.index.locator import Locator
+from functions.index.ordinals import hashes, type_of
 from storage.errors import UnsupportedError
 from storage.tables.slices import FileLayout
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from functions.index.fuse_map import FuseMap
-from functions.index.keyspace import COLUMNS_MAX, ColumnSpace, KeySpace, type_of
+from functions.index.keyspace import COLUMNS_MAX, ColumnSpace, KeySpace
 from functions.index.learned import Learned, Run
 from functions.index.locator import Locator
+from functions.index.ordinals import type_of
 from functions.index.piecewise import PiecewiseLinear
 from functions.index.places import MAPS_MAX, Places
 from functions.index.sections import pack_sections, unpack_sections

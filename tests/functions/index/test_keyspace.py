@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from functions.index.keyspace import KeySpace, check_type, hashes, ordinals
+from functions.index.keyspace import KeySpace
+from functions.index.ordinals import check_type, hashes, ordinals
 from storage.errors import UnsupportedError
 
 _DATE = dt.date(1970, 1, 1)
