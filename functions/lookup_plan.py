@@ -211,10 +211,11 @@ def _merged(start: np.ndarray, limit: np.ndarray) -> tuple[Slice, ...]:
 
 
 def _n_blocks(each: FileRead) -> int:
-    total = 0
+    total, before = 0, -1
     for part in each.slices:
-        first, last = np.searchsorted(each.layout.block_rows, [part.start, part.limit - 1], side="right")
-        total += int(last - first) + 1
+        first, last = each.layout.block_rows.searchsorted([part.start, part.limit - 1], side="right").tolist()
+        total += last - max(first, before + 1) + 1
+        before = last
     return total
 
 
