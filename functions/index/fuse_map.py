@@ -16,7 +16,7 @@ from functions.kernels import pays
 
 __all__ = ["FuseMap", "build"]
 
-_FEW = 8
+_FEW = 16
 """Hashes up to which plain Python is faster than numpy."""
 _WIDTH_MAX = 57
 _TRIES = 50

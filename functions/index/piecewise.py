@@ -68,7 +68,11 @@ class PiecewiseLinear:
         at[before] = 0
         distance = (queries - self.first_keys[at]).astype(np.float64)
         estimate = self.intercepts[at] + self.slopes[at] * distance
-        limit = np.append(self.intercepts[1:], float(self.n))[at]
+        behind = at + 1
+        last = behind == len(self.first_keys)
+        behind[last] = 0
+        limit = self.intercepts[behind]
+        limit[last] = self.n
         found: np.ndarray = (np.minimum(estimate, limit) + 0.5).astype(np.int64)
         found[before] = 0
         return found
