@@ -30,6 +30,7 @@ __all__ = ["Coverage", "CoveredBy", "Models", "column_names", "match", "segment_
 _log = logging.getLogger("firnline.index")
 _RETRY_S = 30.0
 _COVERAGES_MAX = 64
+_FAILED_MAX = 1_000
 _THREAD_BYTES = 1 << 20
 """A larger segment is decoded beside the event loop."""
 
@@ -97,11 +98,30 @@ class Models:
         names = column_names(index.columns, snapshot.schema)
         if isinstance(names, str):
             return Coverage(index, (), np.zeros(len(snapshot.files), dtype=bool), names)
+        tried = {ref.id for ref in index.segments if _key(index, ref) in self._failed}
         found = await self.segments(index)
+        missing = _missing(index, found) - tried
+        if missing:
+            newer = await self._newer(index)
+            if newer is not None:
+                return await self.coverage(newer, snapshot)
+            _log.warning("index %s covers less: segments are missing: %s", index.name, ", ".join(sorted(missing)))
         coverage = match(index, snapshot, names, found)
         if index.revision and snapshot.etag and all(isinstance(each, Segment) for each in found):
             self._remember(key, coverage)
         return coverage
+
+    async def _newer(self, index: IndexEntry) -> IndexEntry | None:
+        """Return the index as it is now, if it moved on: its small segments went with the state that had them."""
+        try:
+            now = [each for each in await self._indexes.of(index.table_id) if each.name == index.name]
+        except FirnlineError:
+            return None
+        if not now or now[0].revision <= index.revision:
+            return None
+        for ref in index.segments:
+            self._failed.pop(_key(index, ref), None)
+        return now[0]
 
     async def segments(self, index: IndexEntry) -> list[Segment | FirnlineError]:
         """Return the index's segments in its order, or why one cannot be had."""
@@ -166,9 +186,11 @@ class Models:
             self._failed.pop(key, None)
             self._hold(key, found)
         else:
-            if key not in self._failed:
+            if key not in self._failed and not isinstance(found, NotFoundError):
                 _log.warning("index %s covers less: %s: %s", index.name, type(found).__name__, found)
             self._failed[key] = (asyncio.get_running_loop().time() + _RETRY_S, found)
+            while len(self._failed) > _FAILED_MAX:
+                del self._failed[next(iter(self._failed))]
         if not future.done():
             future.set_result(found)
 
@@ -233,6 +255,11 @@ def segment_location(lake: str, table_id: str, segment_id: str) -> str:
 
 def _key(index: IndexEntry, ref: SegmentRef) -> _Key:
     return index.table_id, ref.id, ref.checksum
+
+
+def _missing(index: IndexEntry, found: Sequence[Segment | FirnlineError]) -> set[str]:
+    pairs = zip(index.segments, found, strict=True)
+    return {ref.id for ref, each in pairs if isinstance(each, NotFoundError)}
 
 
 def match(

@@ -200,3 +200,22 @@ async def test_ten_thousand_files_are_matched_in_milliseconds() -> None:
     assert first.segments[0].files.tolist() == list(range(n))[::-1]
     assert once_s < 0.2
     assert again_s < 0.002
+
+
+async def test_who_has_an_older_entry_goes_on_with_the_newer_one(caplog: pytest.LogCaptureFixture) -> None:
+    small = Small()
+    old = await small.index(2, inline=True)
+    data = (await small.indexes.inline("t", ["s0"]))["s0"]
+    ref = replace(old.segments[0], id="other")
+    new = await small.indexes.change("t", "i", lambda each: replace(each, segments=(ref,)), inline={"other": data})
+    models = small.models()
+    coverage = await models.coverage(old, await small.snapshot())
+    assert coverage.index == new
+    assert coverage.covered.tolist() == [True, False]
+    assert not caplog.records
+    await small.indexes.drop("t")
+    again = small.models()
+    assert not (await again.coverage(new, await small.snapshot())).covered.any()
+    assert [record.getMessage() for record in caplog.records] == ["index i covers less: segments are missing: other"]
+    assert not (await again.coverage(new, await small.snapshot())).covered.any()
+    assert len(caplog.records) == 1
