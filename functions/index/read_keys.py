@@ -71,7 +71,10 @@ async def read_keys(stores: Stores, source: Source, file: int, layout: FileLayou
     for rows in _stretches(layout):
         read = plan_reads(layout, [rows], sorted({field.name for field in stored}))
         fetched = await stores.get_ranges(location, read.ranges, if_match=layout.etag)
-        parts.append(await asyncio.to_thread(_part, source, layout, stored, rows, read, fetched))
+        try:
+            parts.append(await asyncio.to_thread(_part, source, layout, stored, rows, read, fetched))
+        except pa.ArrowException as error:
+            raise CorruptError("key columns of a file cannot be read", file=location, reason=str(error)) from error
     return FileKeys(tuple(parts), layout.block_rows)
 
 
