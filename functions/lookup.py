@@ -15,9 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from functions.index.models import Coverage
-from functions.lookup_plan import FileRead, KeyRange, LookupPlan, Memory, Pinned, plan, shape_of
+from functions.lookup_plan import FileRead, KeyRange, LookupPlan, Memory, Pinned, found_schema, plan, shape_of
 from functions.lookup_rows import rows_of
-from functions.records import plain
 from storage.errors import ConflictError, CorruptError
 from storage.stores import Stores
 from storage.tables.slices import plan_reads
@@ -45,12 +44,6 @@ class Found:
     n_requests: int
     n_bytes: int
     distrusted: tuple[int, ...] = ()
-
-
-def found_schema(snapshot: Snapshot, names: Sequence[str]) -> pa.Schema:
-    """Return the schema of rows found: these columns in the table's order, nullable, without metadata."""
-    wanted = set(names)
-    return pa.schema([plain(each).with_nullable(True) for each in snapshot.schema if each.name in wanted])
 
 
 async def lookup(
@@ -117,8 +110,7 @@ def _decoded(
     planned: LookupPlan, reads: Sequence[FileRead], parts: Sequence[list[bytes] | None],
     deletes: dict[int, LoadedDeletes],
 ) -> Found:  # fmt: skip
-    snapshot = planned.snapshot
-    schema = found_schema(snapshot, planned.columns)
+    schema = planned.schema
     batches: list[pa.RecordBatch] = []
     distrusted = []
     for each, data in zip(reads, parts, strict=True):

@@ -12,13 +12,25 @@ import pyarrow as pa
 
 from functions.index.models import Coverage
 from functions.index.segment import Located
+from functions.records import plain
 from storage.stores import Stores
 from storage.tables.merge_on_read import with_ids
 from storage.tables.project import is_direct, source_of
 from storage.tables.slices import FileLayout, Slice, SliceRead, plan_reads
 from storage.tables.snapshot import Deletes, LoadedDeletes, Snapshot
 
-__all__ = ["FileRead", "KeyRange", "LookupPlan", "Memory", "Pinned", "Shape", "key_names", "plan", "shape_of"]
+__all__ = [
+    "FileRead",
+    "KeyRange",
+    "LookupPlan",
+    "Memory",
+    "Pinned",
+    "Shape",
+    "found_schema",
+    "key_names",
+    "plan",
+    "shape_of",
+]
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,7 @@ class FileRead:
 class LookupPlan:
     """What a look-up reads.
 
+    schema : of the rows that it finds
     covered : bool[n_files], files whose rows it finds
     n_blocks, n_requests, n_bytes : that it reads
     """
@@ -64,6 +77,7 @@ class LookupPlan:
     snapshot: Snapshot
     asked: Pinned | KeyRange
     columns: tuple[str, ...]
+    schema: pa.Schema
     reads: tuple[FileRead, ...]
     covered: np.ndarray
     n_segments: int
@@ -97,8 +111,19 @@ class Memory:
     def __init__(self, entries_max: int = 4096) -> None:
         self._entries_max = entries_max
         self._shapes: OrderedDict[tuple[object, ...], Shape] = OrderedDict()
+        self._schemas: OrderedDict[tuple[object, ...], pa.Schema] = OrderedDict()
         self._deletes: OrderedDict[Deletes, LoadedDeletes] = OrderedDict()
         self._distrusted: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def schema(self, snapshot: Snapshot, names: tuple[str, ...]) -> pa.Schema:
+        """Return `found_schema` of the snapshot, made once."""
+        key = (snapshot.location, snapshot.etag, names)
+        known = self._schemas.get(key) if snapshot.etag else None
+        if known is None:
+            known = self._schemas[key] = found_schema(snapshot, names)
+            while len(self._schemas) > self._entries_max:
+                self._schemas.popitem(last=False)
+        return known
 
     def shape(self, snapshot: Snapshot, layout: FileLayout, names: tuple[str, ...]) -> Shape:
         """Return how columns of the table lie in a file."""
@@ -135,6 +160,12 @@ class Memory:
         return (location, etag) not in self._distrusted
 
 
+def found_schema(snapshot: Snapshot, names: Sequence[str]) -> pa.Schema:
+    """Return the schema of rows found: these columns in the table's order, nullable, without metadata."""
+    wanted = set(names)
+    return pa.schema([plain(each).with_nullable(True) for each in snapshot.schema if each.name in wanted])
+
+
 def plan(
     snapshot: Snapshot, coverage: Coverage, asked: Pinned | KeyRange, columns: Sequence[str], wanted: np.ndarray,
     memory: Memory,
@@ -163,7 +194,7 @@ def plan(
             read_ = plan_reads(layout, slices, shape.columns)
             reads.append(FileRead(int(by.files[at]), layout, slices, keys, shape, read_))
     return LookupPlan(
-        snapshot, asked, every, tuple(reads), covered, n_segments,
+        snapshot, asked, every, memory.schema(snapshot, every), tuple(reads), covered, n_segments,
         sum(_n_blocks(each) for each in reads), sum(len(each.read.ranges) for each in reads),
         sum(each.read.n_bytes for each in reads),
     )  # fmt: skip

@@ -97,8 +97,7 @@ def _matching(
             batch = batch.filter(pa.array(keep))
     if not batch.num_rows:
         return None
-    wanted = set(planned.columns)
-    return _columns(planned, each, batch, [name for name in snapshot.schema.names if name in wanted], constants)
+    return _columns(planned, each, batch, planned.schema.names, constants)
 
 
 def _columns(

@@ -240,7 +240,9 @@ async def point_rows(
     if found is None:
         return None
     routed, rows = found
-    rows = untouched(rows, loaded.tail, _primary(loaded)).select(list(columns))
+    if loaded.tail is not None and loaded.tail.keys:
+        rows = untouched(rows, loaded.tail, _primary(loaded))
+    rows = rows.select(list(columns))
     if loaded.tail is not None and not loaded.tail.is_empty:
         rows = pa.concat_tables([rows, _of_tail(loaded, key)])
     _count(loaded, routed, receipt)
