@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
@@ -24,11 +25,12 @@ from functions.index.plan import CLASS_MAX, plan_groups
 from functions.index.segment import Segment
 from functions.index.skips import Skips
 from storage.blobs.memory import MemoryBlobs
+from storage.errors import ConflictError, IndeterminateError, UnavailableError
 from storage.log import RecordKind
 from tests.support.clock import ManualClock
-from tests.support.faults import CrashBlobs, SimulatedCrash
+from tests.support.faults import CrashBlobs, SimulatedCrash, TwoCoinBlobs
 from tests.support.folding import FoldLake, Format, table_of
-from tests.support.kv_faults import CrashKV
+from tests.support.kv_faults import CrashKV, TwoCoinKV
 
 pytestmark = pytest.mark.anyio
 APPEND = RecordKind.APPEND
@@ -310,3 +312,18 @@ def test_a_segment_whose_rows_have_mostly_left_is_built_anew_from_the_rest() -> 
 def test_a_list_of_skipped_files_that_cannot_be_read_is_empty() -> None:
     for data in (None, b"", b"\x00" * 10, b"x\x9c", b'{"v": 1}'):
         assert Skips.decode(data).by_file == {}
+
+
+@pytest.mark.parametrize("inline_bytes_max", [0, 64 << 10])
+async def test_replies_that_get_lost_lose_no_segment_and_leave_none(inline_bytes_max: int) -> None:
+    prepared = await prepare(inline_bytes_max)
+    for seed in range(12):
+        lake = prepared.lake()
+        odd = lake.again(TwoCoinBlobs(lake.blobs, seed), TwoCoinKV(lake.kv, seed))
+        for _ in range(40):
+            with suppress(UnavailableError, IndeterminateError, ConflictError):
+                await work(odd, prepared.entry, inline_bytes_max)
+                break
+        await check_named(lake, prepared.entry, swept=False)
+        await work(lake, prepared.entry, inline_bytes_max)
+        await check_named(lake, prepared.entry, swept=True)
