@@ -64,4 +64,4 @@ def block_rows(rows: pa.Table, most: int, bytes_max: int, options: dict[str, Any
     n_bytes = sink.tell()
     if n_bytes <= bytes_max:
         return most
-    return max(_FEWEST_ROWS, first.num_rows * bytes_max // n_bytes)
+    return max(_FEWEST_ROWS, int(first.num_rows * bytes_max // n_bytes))
