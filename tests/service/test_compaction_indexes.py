@@ -12,7 +12,10 @@ from catalog.indexes import IndexEntry
 from functions.index.columns import index_columns
 from functions.index.keep import indexes_due, keep_indexes
 from functions.newest import newest_snapshot
-from service.compaction import Compaction, compact_lake, indexing_of
+from service.compaction import Compaction, CompactionSettings, compact_lake, indexing_of
+from service.compactor import compactor_process
+from service.settings import EngineSettings
+from tests.support.compacting import eventually
 from tests.support.lakes import open_lake
 
 pytestmark = pytest.mark.anyio
@@ -96,3 +99,24 @@ async def test_a_refresh_is_due_where_files_came_and_not_where_a_column_is_gone(
         assert not await indexes_due(parts, engine.tables)
         await lake.table("CREATE TABLE k (id BIGINT PRIMARY KEY)")
         assert await indexes_due(parts, engine.tables)
+
+
+async def test_a_servers_compactor_indexes_files_that_no_log_brought(tmp_path: Path) -> None:
+    settings = EngineSettings(lake=str(tmp_path))
+    async with open_lake(tmp_path) as lake:
+        place = Path(lake.write("data/a.parquet", pa.table({"id": range(50)}))).parent
+        await lake.table(f"CREATE EXTERNAL TABLE x STORED AS parquet LOCATION '{place}'")
+        await lake.table("CREATE INDEX i ON x (id)")
+        engine = lake.engine
+        indexing = indexing_of(engine.stores, engine.kv, engine.clock, engine.lake)
+        watched = Compaction(engine.stores, engine.logs, engine.tables, engine.clock, engine.lake, indexing=indexing)
+        often = CompactionSettings(interval_s=0.05, index_interval_s=0.1)
+
+        async def covered() -> bool:
+            (row,) = (await lake.table("SHOW INDEXES FROM x")).to_pylist()
+            return bool(row["files_covered"] == row["files_total"] == 2)
+
+        async with compactor_process(settings, watched, often) as compactor:
+            lake.write("data/b.parquet", pa.table({"id": range(50, 60)}))
+            await eventually(covered, 60)
+        assert compactor.n_starts == 1
