@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from functions.index.models import Coverage
-from functions.index.segment import Located
+from functions.index.segment import Located, Segment
 from functions.records import plain
 from storage.stores import Stores
 from storage.tables.merge_on_read import with_ids
@@ -31,6 +31,9 @@ __all__ = [
     "plan",
     "shape_of",
 ]
+
+
+_SEGMENTS_MAX = 16
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ class Memory:
         self._schemas: OrderedDict[tuple[object, ...], pa.Schema] = OrderedDict()
         self._deletes: OrderedDict[Deletes, LoadedDeletes] = OrderedDict()
         self._distrusted: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._n_distrusted = 0
+        self._trusted: OrderedDict[int, tuple[Segment, int, np.ndarray]] = OrderedDict()
 
     def schema(self, snapshot: Snapshot, names: tuple[str, ...]) -> pa.Schema:
         """Return `found_schema` of the snapshot, made once."""
@@ -147,17 +152,22 @@ class Memory:
     def distrust(self, location: str, etag: str) -> None:
         """Keep in mind that the file is not the one of this etag."""
         self._distrusted[location, etag] = None
+        self._n_distrusted += 1
         while len(self._distrusted) > self._entries_max:
             self._distrusted.popitem(last=False)
 
-    @property
-    def distrusts_some(self) -> bool:
-        """Whether there is any file that is not what was indexed."""
-        return bool(self._distrusted)
-
-    def trusts(self, location: str, etag: str) -> bool:
-        """Tell whether nothing is known against the file."""
-        return (location, etag) not in self._distrusted
+    def trusted(self, segment: Segment) -> np.ndarray | None:
+        """Return which of a segment's files nothing is known against: bool[f]; None: all."""
+        if not self._distrusted:
+            return None
+        known = self._trusted.get(id(segment))
+        if known is None or known[0] is not segment or known[1] != self._n_distrusted:
+            files = zip(segment.paths, segment.etags, strict=True)
+            mask = np.fromiter((file not in self._distrusted for file in files), bool, len(segment.paths))
+            known = self._trusted[id(segment)] = (segment, self._n_distrusted, mask)
+            while len(self._trusted) > _SEGMENTS_MAX:
+                self._trusted.popitem(last=False)
+        return known[2]
 
 
 def found_schema(snapshot: Snapshot, names: Sequence[str]) -> pa.Schema:
@@ -178,9 +188,9 @@ def plan(
     for by in coverage.segments:
         segment = by.segment
         mine = _wanted(by.files, wanted)
-        if memory.distrusts_some:
-            for place in np.flatnonzero(mine).tolist():
-                mine[place] = memory.trusts(segment.paths[place], segment.etags[place])
+        trusted = memory.trusted(segment)
+        if trusted is not None:
+            mine &= trusted
         if not mine.any():
             continue
         n_segments += 1
