@@ -33,6 +33,7 @@ __all__ = ["Maintenance", "Refreshed", "refresh"]
 _ROW_BYTES = 64
 """Of a row in a file, about, where a table does not say how many rows its files have."""
 _SNAPSHOTS_MAX = 32
+_WHOLE_MAX = 10_000
 _UNREADABLE = (NotFoundError, CorruptError)
 
 
@@ -43,6 +44,7 @@ class Maintenance:
     rows_max : rows of a segment at most, about, since it is built in memory
     inline_bytes_max : a larger segment is a blob
     snapshots : table id → the snapshot that was seen last, from which a newer one is loaded
+    whole : states of indexes whose segments were all there
     """
 
     stores: Stores
@@ -54,6 +56,7 @@ class Maintenance:
     inline_bytes_max: int = INLINE_BYTES_MAX
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     footers: FooterCache = field(default_factory=FooterCache)
+    whole: set[tuple[str, str, int]] = field(default_factory=set)
 
     def remember(self, table_id: str, snapshot: Snapshot) -> None:
         """Keep the snapshot for the next pass, as one of a few."""
@@ -115,12 +118,25 @@ async def refresh(
         index = await _retype(parts, index, current)
         names = column_names(index.columns, snapshot.schema)
         assert not isinstance(names, str)
-    elif index.version == snapshot.version and not as_one:
+    elif index.version == snapshot.version and not as_one and await _is_whole(parts, index):
         return Refreshed(index)
     for name in names:
         if name in snapshot.partition_columns or name in snapshot.files.partitions:
             return Refreshed(index, reason=f"the table is partitioned by column {name} now")
     return await _Refresh(parts, index, snapshot, names, progress).run(as_one=as_one)
+
+
+async def _is_whole(parts: Maintenance, index: IndexEntry) -> bool:
+    """Tell whether all segments can be read, as far as is known; looked at once for each state of an index."""
+    state = (index.table_id, index.name, index.revision)
+    if state in parts.whole:
+        return True
+    if any(isinstance(each, _UNREADABLE) for each in await parts.models.segments(index)):
+        return False
+    if len(parts.whole) > _WHOLE_MAX:
+        parts.whole.clear()
+    parts.whole.add(state)
+    return True
 
 
 async def _retype(parts: Maintenance, index: IndexEntry, columns: tuple[IndexColumn, ...]) -> IndexEntry:

@@ -173,7 +173,8 @@ async def test_a_segment_that_is_missing_or_damaged_covers_nothing_and_is_built_
     coverage = await covered(lake, parts, entry)
     assert not coverage.covered.any()
     assert coverage.reason.startswith("no segment can be read")
-    await add(lake, entry, 50)
+    if damage != "cut":
+        await add(lake, entry, 50)
     done = await refreshed(lake, parts, entry)
     assert (await covered(lake, parts, entry)).covered.all()
     assert done.n_removed == 1
