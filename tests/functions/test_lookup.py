@@ -20,6 +20,7 @@ from tests.support.lakes import Lake, open_lake
 pytestmark = pytest.mark.anyio
 
 N = 40_000
+ROUTES: tuple[Route, ...] = ("scan", "auto", "lookup")
 KINDS: tuple[IndexKind, ...] = ("learned", "locator")
 
 
@@ -264,3 +265,20 @@ async def test_a_miss_reads_no_data(lake: Lake) -> None:
         _rows, receipt = await run(lake, f"SELECT * FROM t WHERE id = {id_}")
         n_read += receipt.bytes_scanned > 0
     assert n_read <= 6
+
+
+async def test_every_route_answers_in_the_same_columns(lake: Lake) -> None:
+    columns = "id BIGINT NOT NULL, a TEXT, b DECIMAL(10, 2), c TIMESTAMP, d STRUCT<x INT, y TEXT>, e BIGINT[]"
+    await lake.table(f"CREATE TABLE n ({columns}, PRIMARY KEY (id))")
+    await lake.table("INSERT INTO n VALUES (1, 'x', 1.5, TIMESTAMP '2026-01-01 00:00:00', NULL, [1, 2])")
+    await lake.table("OPTIMIZE n")
+    for selected in ("*", "e, id", "d, c"):
+        for sql in (f"SELECT {selected} FROM n WHERE id = 1", f"SELECT {selected} FROM n AS q WHERE id = 1"):
+            found = []
+            for route in ROUTES:
+                result = await lake.engine.run(Statement(sql, "s", route=route))
+                batches = [batch async for batch in result.batches]
+                assert all(batch.schema.equals(result.schema) for batch in batches)
+                rows = pa.Table.from_batches(batches, result.schema).to_pylist()
+                found.append((result.schema.names, result.schema.types, rows))
+            assert found[0] == found[1] == found[2]
