@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catalog.tables import TableEntry
+from functions.index.columns import column_names
 from functions.keys import key_hashes, last_indices
 from functions.literals import identifier, typed_literal
 from functions.records import key_names, plain
@@ -133,7 +134,10 @@ async def _key_of(engine: Engine, loaded: Loaded, asked: KeyLookup) -> tuple[str
         return key_names(entry, schema)
     indexes = await engine.indexes.of(entry.id)
     if len(indexes) == 1:
-        return tuple(column.name for column in indexes[0].columns)
+        names = column_names(indexes[0].columns, schema)
+        if isinstance(names, str):
+            raise InvalidError('the table\'s only index cannot be used; say by which columns, with "by"', reason=names)
+        return names
     table = f"{entry.namespace}.{entry.name}"
     named = ", ".join(index.name for index in indexes)
     raise InvalidError(
@@ -244,6 +248,9 @@ def _hashable_columns(keys: pa.Table) -> Iterator[pa.ChunkedArray]:
 
 def _pairs(keys: pa.Table, rows: pa.Table, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return which key has which row, in the order of the keys, then of the rows: int64[p] each."""
+    if keys.num_rows == 1:
+        # Nothing but its rows was asked for.
+        return np.zeros(rows.num_rows, np.int64), np.arange(rows.num_rows)
     of_keys, of_rows = key_hashes(_hashable(keys), names), key_hashes(_hashable(rows), names)
     order = np.argsort(of_rows, kind="stable")
     ordered = of_rows[order]
