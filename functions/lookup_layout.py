@@ -5,8 +5,8 @@ compressed with zstd, which for row groups of 8,192 rows took less space than di
 less CPU time to decode (0.65); only long strings that repeat keep one. Decimals of up to 18 digits are integers.
 lz4 would decode in 0.6 of zstd's time, and take 1.8 of its bytes.
 
-A block is read whole, but only the pages that hold a key's rows are decoded, so a page has 1,024 rows: the 16 columns of
-one key of lineitem take 0.34 of the CPU time that they take without pages, for 1.09 of the bytes.
+A block is read whole, but only the pages that hold the rows of a key are decoded, so a page has 1,024: the columns of
+one row of lineitem take 0.34 of the CPU time that they take without pages, for 1.09 of the bytes.
 """
 
 from __future__ import annotations
