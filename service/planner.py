@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Planned", "Planner", "retyped"]
 
+_CONDITIONS = frozenset(("where", "on", "having", "qualify"))
+"""A statement without any of these words asks for no keys."""
 _NAMES_TABLES = frozenset(("from", "table", "show", "describe", "desc"))
 """A statement without any of these words names no table, and needs no catalog."""
 
@@ -229,9 +231,11 @@ class Planner:
         return any(isinstance(each, FirnlineError) or len(each.snapshot.files) > 1 for each in found)
 
     def _may_look_up(self) -> bool:
-        """Tell whether a table has an index; which keys are asked for is read off the plan over stubs."""
-        return any(not isinstance(each, FirnlineError) and self._loading.indexes_of(each) for each in
-                   self._tables.values())  # fmt: skip
+        """Tell whether a table with an index may be asked for keys; which, is read off the plan over stubs."""
+        if self._parsed.words.isdisjoint(_CONDITIONS):
+            return False
+        loaded = (each for each in self._tables.values() if not isinstance(each, FirnlineError))
+        return any(map(self._loading.indexes_of, loaded))
 
     def _loaded(self, name: TableName) -> Loaded:
         found = self._tables[name]
@@ -303,6 +307,9 @@ class Planner:
 
     async def _choose_routes(self, wanted: Mapping[TableName, np.ndarray]) -> dict[TableName, Routed]:
         """Return how the rows of each table with an index are found."""
+        if not self._may_look_up():
+            indexed = [name for name in wanted if self._loading.indexes_of(self._loaded(name))]
+            return dict.fromkeys(indexed, Routed("no condition asks for keys"))
         reading, route = self._reading, self._statement.route
         asking = {name: found for name, mask in wanted.items() if (found := self._asking(name, mask)) is not None}
         chosen = [choose(reading.models, reading.looked_up, each, route) for each in asking.values()]
