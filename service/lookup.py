@@ -242,6 +242,8 @@ def _hashable_columns(keys: pa.Table) -> Iterator[pa.ChunkedArray]:
             yield column.cast(pa.int64())
         elif pa.types.is_fixed_size_binary(column.type):
             yield column.cast(pa.binary())
+        elif pa.types.is_uint64(column.type):
+            yield column.cast(pa.int64(), safe=False)
         else:
             yield column
 

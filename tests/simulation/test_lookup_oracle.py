@@ -432,7 +432,7 @@ def _tuples(table: pa.Table) -> list[tuple[Any, ...]]:
 
 TestLookups = LookupMachine.TestCase
 TestLookups.settings = settings(
-    max_examples=int(os.environ.get("FIRN_ORACLE_EXAMPLES", "12")),
+    max_examples=int(os.environ.get("FIRN_ORACLE_EXAMPLES", "8")),
     stateful_step_count=int(os.environ.get("FIRN_ORACLE_STEPS", "14")),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
