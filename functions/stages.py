@@ -2,65 +2,126 @@
 
 The plan is cut below every hash repartitioning, coalescing and sort-preserving merge. A piece's partition k is what
 ``ExecutionPlan.execute(k)`` gives: it reads the k-th file group and the k-th bucket of its inputs, and nothing else. A
-cut leaves a leaf that reads pages; the plan's protobuf is changed there, and only there.
+cut leaves a leaf that reads pages; the plan's protobuf is changed there, and only there. A repartitioning stays in the
+piece below it, so that the engine's own hash decides the buckets.
 
 Sources: Graefe: "Volcano" (the exchange operator), IEEE TKDE 6(1), 1994; Apache DataFusion Ballista's planner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
 
 import pyarrow as pa
 from datafusion import ExecutionPlan, SessionContext
 
-from functions.tasks import TaskKind
+from functions.plan_proto import Kind, Node, decode, encode, join_fields
+from functions.stage_cut import Cut, Cutter, kind_of, scan_bytes
+from functions.stage_leaf import filled, leaf_of, schema_of
+from functions.stage_parts import Exchange, Piece, Read, Stage, Stages, pages_of
+from storage.errors import UnsupportedError
 
-__all__ = ["Exchange", "Stage", "Stages", "split"]
+__all__ = ["DISTRIBUTED_OPTIONS", "Exchange", "Piece", "Read", "Stage", "Stages", "bind", "pages_of", "split"]
 
+DISTRIBUTED_OPTIONS: Final[Mapping[str, str]] = {
+    "datafusion.optimizer.enable_dynamic_filter_pushdown": "false",
+    "datafusion.optimizer.enable_round_robin_repartition": "false",
+    "datafusion.optimizer.prefer_existing_sort": "false",
+    "datafusion.optimizer.enable_piecewise_merge_join": "false",
+}
+"""How a plan must be made to be cut; beside these, ``target_partitions`` is the number of tasks wanted.
 
-@dataclass(frozen=True)
-class Exchange:
-    """How a stage's rows reach the stage above.
+Dynamic filters are shared by all partitions of one process. A round-robin repartitioning would only move rows.
+Orders that are kept through repartitionings would ask of a leaf to merge.
+"""
 
-    kind : *hash* by ``keys`` (column numbers) into ``n_buckets``; *gather* into one; *broadcast* to every partition;
-        *ordered* gathers sorted partitions, which stay apart
-    """
-
-    kind: Literal["hash", "gather", "broadcast", "ordered"]
-    keys: tuple[int, ...] = ()
-    n_buckets: int = 1
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A piece of the plan.
-
-    plan : its protobuf, leaves named ``inputs``
-    inputs : numbers of the stages whose pages its leaves read, with the leaves' names
-    n_partitions : tasks it can be
-    schema : of its rows
-    """
-
-    number: int
-    kind: TaskKind
-    plan: bytes
-    inputs: Sequence[tuple[str, int]]
-    n_partitions: int
-    schema: pa.Schema
-    exchange: Exchange
-
-
-@dataclass(frozen=True)
-class Stages:
-    """The stages of a plan, inputs first; the last one gives the statement's rows. ``reason``: why it is not cut."""
-
-    stages: Sequence[Stage]
-    reason: str = ""
+_VOLATILE = re.compile(r"\b(random|uuid|gen_random_uuid)\(")
 
 
 def split(context: SessionContext, plan: ExecutionPlan) -> Stages:
-    """Cut a plan; one that cannot be cut is one stage, and the reason says why."""
-    raise NotImplementedError
+    """Cut a plan; one that cannot be cut is one stage, and the reason says why. Its plan is empty if only the process
+    that made it can run it."""
+    strict = context.with_python_udf_inlining(enabled=False)
+    try:
+        data = plan.to_bytes(strict)
+    except Exception:  # noqa: BLE001 - the engine says of a node that it has no codec with one class for everything
+        return Stages([_whole(b"")], f"{_unencodable(plan)} has rows or code that only this process can read")
+    if plan.partition_count > 1:
+        gathered = join_fields([(Kind.COALESCE_PARTITIONS, join_fields([(1, data)]))])
+    else:
+        gathered = data
+    cutter = Cutter(strict)
+    try:
+        node = _annotated(plan, decode(data))
+        volatile = _VOLATILE.search(plan.display_indent())
+        if volatile is not None:
+            whole = _whole(gathered, schema_of(strict, node))
+            return Stages([whole], f"{volatile[1]}() gives other values in each task")
+        cutter.cut(node)
+    except UnsupportedError as error:
+        return Stages([_whole(gathered)], str(error))
+    if len(cutter.cuts) == 1:
+        cutter.reasons.append("the plan has one partition")
+    return Stages([_stage(number, cut) for number, cut in enumerate(cutter.cuts)], "; ".join(cutter.reasons))
+
+
+def bind(
+    context: SessionContext, plan: bytes, inputs: Mapping[str, Mapping[int, Sequence[pa.RecordBatch]]]
+) -> ExecutionPlan:
+    """Return the plan of a piece with rows in its leaves. Its partition b gives the rows of bucket b.
+
+    Parameters
+    ----------
+    inputs : name of a leaf → the leaf's partition (the page's bucket that `pages_of` gave it) → rows
+
+    Raises
+    ------
+    InvalidError : a leaf has no input, not even an empty one
+    CorruptError, UnsupportedError : ``plan`` is none, or has a node that is not known
+    """
+    strict = context.with_python_udf_inlining(enabled=False)
+    try:
+        bound = encode(filled(decode(plan), inputs))
+    except UnsupportedError:  # a plan that is not cut, and so has no leaves
+        if inputs:
+            raise
+        bound = plan
+    return ExecutionPlan.from_bytes(strict, bound)
+
+
+def _stage(number: int, cut: Cut) -> Stage:
+    leaves = [leaf for each in cut.node.walk() if (leaf := leaf_of(each)) is not None]
+    stage = Stage(
+        number, kind_of(cut.node), encode(cut.node), [(leaf.name, leaf.stage) for leaf in leaves],
+        cut.node.n_partitions, cut.schema, cut.exchange, scan_bytes(cut.node),
+    )  # fmt: skip
+    stage.__dict__["_node"] = cut.node
+    return stage
+
+
+def _whole(data: bytes, schema: pa.Schema | None = None) -> Stage:
+    """Return a plan as its only stage; without a schema, since its rows have to say what they are."""
+    return Stage(0, "query", data, [], 1, schema or pa.schema([]), Exchange("gather"), whole=True)
+
+
+def _annotated(plan: ExecutionPlan, node: Node) -> Node:
+    """Return the nodes with what the engine says of each."""
+    children = plan.children()
+    if len(children) != len(node.children):
+        raise UnsupportedError("a node has other inputs than its encoding", node=plan.display().split(":")[0].strip())
+    inputs = [_annotated(child, each) for child, each in zip(children, node.inputs, strict=True)]
+    pending = "scalar_subquery(<pending>)" in plan.display()
+    return replace(node.with_inputs(inputs), n_partitions=plan.partition_count, pending=pending)
+
+
+def _unencodable(plan: ExecutionPlan) -> str:
+    """Return the name of the innermost node that has no encoding."""
+    for child in plan.children():
+        try:
+            child.to_bytes()
+        except Exception:  # noqa: BLE001 - as above
+            return _unencodable(child)
+    return plan.display().split(":")[0].strip()

@@ -1,0 +1,285 @@
+"""Where a plan is cut, and what must not be run apart.
+
+A node is run for each of its partitions apart, so nothing may be shared between them. What is shared in the engine:
+the collected side of a join, which is broadcast; the rows of that side which found a partner, where the join emits
+them (LEFT, FULL, semi, anti and mark of the left), so that such a join is made a partitioned one, or one partition if
+it compares by more than equality or asks "NOT IN"; and what `functions.stages.DISTRIBUTED_OPTIONS` turns off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+import pyarrow as pa
+from datafusion import SessionContext
+
+from functions.plan_proto import SCANS, Kind, Node, fields_of, join_fields
+from functions.stage_leaf import PARTITIONED, Leaf, leaf_node, leaf_of, schema_of
+from functions.stage_parts import Exchange
+from functions.tasks import TaskKind
+from storage.errors import UnsupportedError
+
+__all__ = ["SMALL_BYTES", "Cut", "Cutter", "kind_of", "scan_bytes"]
+
+SMALL_BYTES: Final = 4 << 20
+"""Files of a broadcast side up to this size are read by each task rather than sent to it."""
+
+_INNER, _LEFT, _RIGHT, _FULL, _LEFT_SEMI, _LEFT_ANTI, _RIGHT_SEMI, _RIGHT_ANTI, _LEFT_MARK, _RIGHT_MARK = range(10)
+_EMITS_LEFT = frozenset((_LEFT, _FULL, _LEFT_SEMI, _LEFT_ANTI, _LEFT_MARK))
+_APART = frozenset((
+    Kind.PROJECTION, Kind.LOCAL_LIMIT, Kind.AGGREGATE, Kind.SORT, Kind.COALESCE_BATCHES, Kind.FILTER, Kind.WINDOW,
+    Kind.UNNEST, Kind.COOPERATIVE, Kind.INTERLEAVE, Kind.SORT_MERGE_JOIN, Kind.ASYNC_FUNCTION, Kind.BUFFER,
+    Kind.GLOBAL_LIMIT,
+))  # fmt: skip
+"""Nodes whose partition k needs partition k of their children, and nothing else."""
+_CHEAP = SCANS | {Kind.FILTER, Kind.PROJECTION, Kind.COALESCE_BATCHES, Kind.COOPERATIVE, Kind.EMPTY,
+                  Kind.PLACEHOLDER_ROW, Kind.MEMORY_SCAN}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A piece that was cut off."""
+
+    node: Node
+    schema: pa.Schema
+    exchange: Exchange
+
+
+@dataclass
+class Cutter:
+    """Cuts one plan; used once. ``cuts`` are its pieces, inputs first.
+
+    reasons : what is done in one task, and why
+    """
+
+    context: SessionContext
+    cuts: list[Cut] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    _scopes: list[tuple[Node, ...]] = field(default_factory=list)
+    """Leaves of the scalar subqueries of the plan that is being cut, innermost last."""
+
+    def cut(self, node: Node) -> None:
+        """Cut a plan of annotated nodes. Raises `UnsupportedError` for one that must stay whole."""
+        last = self._visit_root(node)
+        self.cuts.append(Cut(last, self._schema(last), Exchange("gather")))
+
+    def _visit_root(self, node: Node) -> Node:
+        """Return the last piece of a plan or a scalar subquery: one partition, what it needs included."""
+        if node.kind != Kind.SCALAR_SUBQUERY:
+            self._scopes.append(())
+            top = self._one(self._visit(node))
+        else:
+            main, *subqueries = node.inputs
+            self._scopes.append(tuple(self._exchanged(self._visit_root(each), "broadcast") for each in subqueries))
+            top = self._with_subqueries(self._one(self._visit(main)))
+        self._scopes.pop()
+        return top
+
+    def _one(self, node: Node) -> Node:
+        return node if node.n_partitions == 1 else self._exchanged(self._with_subqueries(node), "gather")
+
+    # One node
+
+    def _visit(self, node: Node) -> Node:
+        """Return the node over leaves where it is cut below, with the partitions that it has then."""
+        match node.kind:
+            case Kind.COALESCE_PARTITIONS:
+                return self._gathered(node, "gather")
+            case Kind.SORT_PRESERVING_MERGE:
+                return self._gathered(node, "ordered")
+            case Kind.REPARTITION:
+                return self._repartitioned(node)
+            case Kind.HASH_JOIN | Kind.NESTED_LOOP_JOIN | Kind.CROSS_JOIN:
+                return self._joined(node)
+            case Kind.UNION:
+                inputs = [self._visit(child) for child in node.inputs]
+                return replace(node.with_inputs(inputs), n_partitions=sum(each.n_partitions for each in inputs))
+            case kind if not node.children:
+                if node.n_partitions > 1 and kind not in SCANS and kind != Kind.MEMORY_SCAN:
+                    raise UnsupportedError("a source of rows that has several streams and no files", node=kind)
+                return node
+            case kind if kind in _APART:
+                inputs = [self._visit(child) for child in node.inputs]
+                counts = {each.n_partitions for each in inputs}
+                if len(counts) != 1:
+                    raise UnsupportedError("inputs of unlike partitions meet", node=Kind(kind).name.lower())
+                return replace(node.with_inputs(inputs), n_partitions=counts.pop())
+            case kind:
+                raise UnsupportedError("a node that is not known to run apart", node=Kind(kind).name.lower())
+
+    def _gathered(self, node: Node, kind: Literal["gather", "ordered"]) -> Node:
+        child = self._visit(node.inputs[0])
+        if child.n_partitions == 1:
+            return replace(node.with_inputs([child]), n_partitions=1)
+        fetch = node.number(2) if kind == "gather" else 0
+        if fetch:
+            limited = Node(Kind.LOCAL_LIMIT, ((2, fetch),), ((1, child),), child.n_partitions)
+            child = limited
+        leaf = self._exchanged(self._with_subqueries(child), kind)
+        return replace(node.with_inputs([leaf]), n_partitions=1)
+
+    def _repartitioned(self, node: Node) -> Node:
+        child = self._visit(node.inputs[0])
+        if node.number(6) and child.n_partitions > 1:
+            raise UnsupportedError("rows keep their order through a repartitioning")
+        return self._exchanged(self._with_subqueries(node.with_inputs([child])), "hash", node.n_partitions, child)
+
+    # Joins
+
+    def _joined(self, node: Node) -> Node:
+        left, right = node.inputs
+        if node.kind == Kind.HASH_JOIN and node.number(6) == PARTITIONED:
+            inputs = [self._visit(left), self._visit(right)]
+            if inputs[0].n_partitions != inputs[1].n_partitions:
+                raise UnsupportedError("the sides of a partitioned join have unlike partitions")
+            return replace(node.with_inputs(inputs), n_partitions=inputs[0].n_partitions)
+        probe = self._visit(right)
+        if probe.n_partitions > 1 and self._emits_left(node):
+            if node.kind == Kind.HASH_JOIN and not node.number(10):
+                return self._made_partitioned(node, left, probe)
+            why = "NOT IN" if node.kind == Kind.HASH_JOIN else "a join by more than equality"
+            self.reasons.append(f"{why} keeps rows of the side that all tasks would share: that join is one task")
+            probe = self._exchanged(self._with_subqueries(probe), "gather")
+        build = self._collected(left, n_tasks=probe.n_partitions)
+        return replace(node.with_inputs([build, probe]), n_partitions=probe.n_partitions)
+
+    def _emits_left(self, node: Node) -> bool:
+        field_ = {Kind.HASH_JOIN: 4, Kind.NESTED_LOOP_JOIN: 3}.get(Kind(node.kind))
+        return field_ is not None and node.number(field_) in _EMITS_LEFT
+
+    def _collected(self, left: Node, n_tasks: int) -> Node:
+        """Return the side of a join that each partition has whole."""
+        if n_tasks == 1:
+            return self._visit(left)
+        if left.kind == Kind.COALESCE_PARTITIONS and not left.number(2):
+            child = self._visit(left.inputs[0])
+        else:
+            child = self._visit(left)
+        if child.n_partitions == 1 and _is_small(child):
+            return child
+        return self._exchanged(self._with_subqueries(child), "broadcast")
+
+    def _made_partitioned(self, node: Node, left: Node, probe: Node) -> Node:
+        """Return a join of a collected side as one of two sides that are hashed by their keys.
+
+        The engine promises nothing of how the rows of such a join lie, so nothing above depends on it.
+        """
+        n = probe.n_partitions
+        build = self._visit(left.inputs[0] if left.kind == Kind.COALESCE_PARTITIONS and not left.number(2) else left)
+        sides = []
+        for side, child in ((1, build), (2, probe)):
+            keys = [dict(fields_of(each))[side] for each in node.data(3)]
+            hashed = _hash_repartition(child, [key for key in keys if isinstance(key, bytes)], n)
+            sides.append(self._exchanged(self._with_subqueries(hashed), "hash", n, child))
+        return replace(node.with_inputs(sides).with_field(6, PARTITIONED), n_partitions=n)
+
+    # Exchanges
+
+    def _exchanged(
+        self, top: Node, kind: Literal["hash", "gather", "broadcast", "ordered"], n_buckets: int = 1,
+        child: Node | None = None,
+    ) -> Node:  # fmt: skip
+        """Cut ``top`` off and return the leaf that stands for its rows.
+
+        ``child`` is what a repartitioning at the top is of, and has the partitions that are tasks.
+        """
+        n_tasks = (child or top).n_partitions
+        number = len(self.cuts)
+        keys = _key_columns(top) if kind == "hash" else ()
+        schema = self._schema(top)
+        self.cuts.append(Cut(replace(top, n_partitions=n_tasks), schema, Exchange(kind, keys, n_buckets)))
+        how: Literal["bucket", "apart", "all"] = "bucket" if kind == "hash" else "apart" if kind == "ordered" else "all"
+        n = {"bucket": n_buckets, "apart": n_tasks, "all": 1}[how]
+        return leaf_node(Leaf(f"stage{number}", number, how, n), schema)
+
+    def _with_subqueries(self, top: Node) -> Node:
+        leaves = self._scopes[-1]
+        if not leaves or not any(each.pending for each in top.walk()):
+            return top
+        children = ((1, top), *((2, leaf) for leaf in leaves))
+        return Node(Kind.SCALAR_SUBQUERY, (), children, top.n_partitions)
+
+    def _schema(self, top: Node) -> pa.Schema:
+        return schema_of(self.context, top)
+
+
+def _hash_repartition(child: Node, keys: Sequence[bytes], n: int) -> Node:
+    hashing = join_fields([*((1, key) for key in keys), (2, n)])
+    return Node(Kind.REPARTITION, ((5, join_fields([(2, hashing)])),), ((1, child),), n)
+
+
+def _key_columns(top: Node) -> tuple[int, ...]:
+    """Return the column numbers that a repartitioning hashes by; nothing if a key is no plain column."""
+    node = next((each for each in top.walk() if each.kind == Kind.REPARTITION), top)
+    found: list[int] = []
+    for partitioning in node.data(5):
+        for method, value in fields_of(partitioning):
+            if method != 2 or not isinstance(value, bytes):
+                return ()
+            for number, key in fields_of(value):
+                if number != 1 or not isinstance(key, bytes):
+                    continue
+                column = dict(fields_of(key)).get(1)
+                if not isinstance(column, bytes):
+                    return ()
+                place = dict(fields_of(column)).get(2, 0)
+                found.append(place if isinstance(place, int) else 0)
+    return tuple(found)
+
+
+def _is_small(node: Node) -> bool:
+    if leaf_of(node) is not None:
+        return True
+    return all(each.kind in _CHEAP and leaf_of(each) is None for each in node.walk()) and _bytes(node) <= SMALL_BYTES
+
+
+def _bytes(node: Node) -> int:
+    return sum(_file_bytes(each) + sum(map(len, each.data(1))) * (each.kind == Kind.MEMORY_SCAN)
+               for each in node.walk())  # fmt: skip
+
+
+def _file_bytes(node: Node) -> int:
+    """Return the sizes of a scan's files, of each its part that is read; 0 for any other node."""
+    if node.kind not in SCANS:
+        return 0
+    total = 0
+    for number, group in fields_of(node.data(1)[0]):
+        if number != 1 or not isinstance(group, bytes):
+            continue
+        for _files, file in fields_of(group):
+            if isinstance(file, bytes):
+                total += _size(dict(fields_of(file)))
+    return total
+
+
+def _size(file: dict[int, int | bytes]) -> int:
+    part = file.get(5)
+    if isinstance(part, bytes):
+        bounds = dict(fields_of(part))
+        start, end = bounds.get(1, 0), bounds.get(2, 0)
+        if isinstance(start, int) and isinstance(end, int):
+            return end - start
+    size = file.get(2, 0)
+    return size if isinstance(size, int) else 0
+
+
+def scan_bytes(node: Node) -> int:
+    """Return the bytes of files that a piece reads."""
+    return sum(map(_file_bytes, node.walk()))
+
+
+_KINDS: Final[dict[int, TaskKind]] = {
+    Kind.AGGREGATE: "aggregate", Kind.HASH_JOIN: "join", Kind.NESTED_LOOP_JOIN: "join", Kind.CROSS_JOIN: "join",
+    Kind.SORT_MERGE_JOIN: "join", Kind.SORT: "sort", Kind.SORT_PRESERVING_MERGE: "merge",
+    Kind.COALESCE_PARTITIONS: "merge", Kind.WINDOW: "sort", Kind.UNION: "merge", Kind.MEMORY_SCAN: "merge",
+}  # fmt: skip
+
+
+def kind_of(node: Node) -> TaskKind:
+    """Return what a piece mostly does: the first of its nodes from the top that says."""
+    for each in node.walk():
+        if each.kind in _KINDS:
+            return _KINDS[each.kind]
+    return "scan"

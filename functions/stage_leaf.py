@@ -1,0 +1,172 @@
+"""Leaves of a cut plan: memory scans that have a name and no rows yet; and a plan's share of one partition.
+
+A leaf's mark is in fields of its memory scan that the engine does not know and ignores. Its columns may all be NULL:
+the engine checks rows against what a schema forbids, so that allowing more is safe.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import pyarrow as pa
+from datafusion import ExecutionPlan, SessionContext
+
+from functions.plan_proto import SCANS, Kind, Node, decode, encode, fields_of, join_fields
+from storage.errors import InvalidError
+
+__all__ = ["Leaf", "filled", "leaf_node", "leaf_of", "narrowed", "schema_of"]
+
+_MARK, _SCHEMA = 1000, 1001
+_RIGHT_JOIN = 2
+_COLLECTS = frozenset((Kind.HASH_JOIN, Kind.NESTED_LOOP_JOIN, Kind.CROSS_JOIN))
+PARTITIONED = 1
+"""``PartitionMode`` of a hash join, its field 6; 0 is CollectLeft."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """Where pages stand in a plan.
+
+    how : *bucket*: partition k reads bucket k of ``stage``; *all*: one partition reads all; *apart*: each of the
+        stage's tasks is a partition
+    bucket : the one it reads, once it is narrowed to one partition
+    """
+
+    name: str
+    stage: int
+    how: Literal["bucket", "all", "apart"]
+    n_partitions: int
+    bucket: int = 0
+
+
+def leaf_node(leaf: Leaf, schema: pa.Schema) -> Node:
+    """Return the leaf as a node of a plan, whose rows have ``schema``."""
+    context = SessionContext()
+    empty = pa.RecordBatch.from_pylist([], schema=schema)
+    context.register_record_batches("leaf", [[empty]])
+    made = context.table("leaf").execution_plan()
+    node = decode(made.to_bytes(context))
+    while node.kind != Kind.MEMORY_SCAN:  # pragma: no cover - the engine may put a node above it some day
+        node = node.inputs[0]
+    return _marked(node.with_field(1).with_field(_SCHEMA, schema.serialize().to_pybytes()), leaf)
+
+
+def _marked(node: Node, leaf: Leaf) -> Node:
+    mark = json.dumps([leaf.name, leaf.stage, leaf.how, leaf.n_partitions, leaf.bucket]).encode()
+    return replace(node.with_field(_MARK, mark), n_partitions=leaf.n_partitions)
+
+
+def leaf_of(node: Node) -> Leaf | None:
+    """Return what leaf a node is; None for any other node."""
+    if node.kind != Kind.MEMORY_SCAN:
+        return None
+    marks = node.data(_MARK)
+    return Leaf(*json.loads(marks[0])) if marks else None
+
+
+def filled(node: Node, inputs: Mapping[str, Mapping[int, Sequence[pa.RecordBatch]]]) -> Node:
+    """Return the plan with rows in its leaves. Raises `InvalidError` for a leaf without input, even an empty one."""
+    leaf = leaf_of(node)
+    if leaf is None:
+        return node.with_inputs([filled(child, inputs) for child in node.inputs])
+    rows = inputs.get(leaf.name)
+    if rows is None:
+        raise InvalidError("a task lacks an input of its plan", input=leaf.name)
+    schema = pa.ipc.read_schema(pa.py_buffer(node.data(_SCHEMA)[0]))
+    n = max(leaf.n_partitions, 1)
+    beyond = [partition for partition in rows if not 0 <= partition < n]
+    if beyond:
+        raise InvalidError("a task's input has a partition that its plan lacks", input=leaf.name, partition=beyond[0])
+    streams = [_stream(rows.get(partition, ()), schema) for partition in range(n)]
+    return node.with_field(1, *streams).with_field(_MARK).with_field(_SCHEMA)
+
+
+def _stream(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> bytes:
+    if not any(batch.num_rows for batch in batches):
+        return b""
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        for batch in batches:
+            if batch.num_rows:
+                writer.write_batch(_fitted(batch, schema))
+    return sink.getvalue()
+
+
+def _fitted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    if batch.schema.equals(schema, check_metadata=True):
+        return batch
+    if not schema.names:
+        return batch
+    columns = [
+        column if column.type == field.type else column.cast(field.type)
+        for column, field in zip(batch.columns, schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def narrowed(node: Node, partition: int) -> Node:
+    """Return the share of a plan that its partition ``partition`` is: a plan of one partition.
+
+    Nodes that gather are one partition already, and keep all they have; so do the sides of joins that every
+    partition has whole.
+    """
+    leaf = leaf_of(node)
+    if leaf is not None:
+        if leaf.how != "bucket":
+            return node
+        return _marked(node, replace(leaf, n_partitions=1, bucket=partition))
+    if node.kind == Kind.MEMORY_SCAN:
+        return node.with_field(1, node.data(1)[partition])
+    if node.kind in SCANS:
+        return _only_group(node, partition)
+    if node.kind in (Kind.COALESCE_PARTITIONS, Kind.SORT_PRESERVING_MERGE):
+        return node
+    if node.kind == Kind.UNION:
+        for child in node.inputs:
+            if partition < child.n_partitions:
+                return narrowed(child, partition)
+            partition -= child.n_partitions
+        raise InvalidError("a union has fewer partitions than its plan says", partition=partition)
+    inputs = list(node.inputs)
+    if node.kind == Kind.SCALAR_SUBQUERY:
+        return node.with_inputs([narrowed(inputs[0], partition), *inputs[1:]])
+    if node.kind in _COLLECTS and not (node.kind == Kind.HASH_JOIN and node.number(6) == PARTITIONED):
+        return node.with_inputs([inputs[0], narrowed(inputs[1], partition)])
+    return node.with_inputs([narrowed(child, partition) for child in inputs])
+
+
+def _only_group(node: Node, partition: int) -> Node:
+    config = list(fields_of(node.data(1)[0]))
+    groups = [each for each in config if each[0] == 1]
+    rest = [each for each in config if each[0] != 1]
+    return node.with_field(1, join_fields([groups[partition], *rest]))
+
+
+def schema_of(context: SessionContext, node: Node) -> pa.Schema:
+    """Return the schema of a plan's rows, with every column nullable; reads no file.
+
+    The engine's Python interface tells no plan's schema. What does is a row: that of an outer join of the plan, its
+    scans emptied, with one row of no columns.
+    """
+    row = Node(Kind.PLACEHOLDER_ROW, ((1, b""), (2, 1)))
+    gathered = Node(Kind.COALESCE_PARTITIONS, (), ((1, _emptied(node)),))
+    probe = Node(Kind.NESTED_LOOP_JOIN, ((3, _RIGHT_JOIN),), ((1, gathered), (2, row)))
+    plan = ExecutionPlan.from_bytes(context, encode(probe))
+    for batch in context.execute(plan, 0):
+        return batch.to_pyarrow().schema
+    raise InvalidError("a plan whose rows have no schema that can be told")
+
+
+def _emptied(node: Node) -> Node:
+    if node.kind == Kind.MEMORY_SCAN:
+        return node.with_field(1, b"").with_field(_MARK).with_field(_SCHEMA)
+    if node.kind in SCANS:
+        rest = [each for each in fields_of(node.data(1)[0]) if each[0] != 1]
+        return node.with_field(1, join_fields([(1, b""), *rest]))
+    if node.kind == Kind.GENERATE_SERIES:
+        return Node(Kind.GLOBAL_LIMIT, ((2, 0), (3, 0)), ((1, node),))
+    return node.with_inputs([_emptied(child) for child in node.inputs])
