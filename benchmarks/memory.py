@@ -19,7 +19,7 @@ from benchmarks.options import Options
 from benchmarks.report import Goal, Section, Table
 from benchmarks.serving import Client, RefusedError, serving
 from benchmarks.tpch_data import tpch_queries, tpch_tables
-from service.memory import rss_bytes
+from functions.process_memory import rss_bytes
 
 __all__ = ["Watch", "measure_memory", "watching"]
 

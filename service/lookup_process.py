@@ -1,7 +1,7 @@
 """The look-up worker: a process that answers many look-ups at once, since they wait more than they compute.
 
 Started as ``python -m service.lookup_process FD PARENT_PID SCRATCH``. A statement that takes more than a few ranged
-reads, or has a large answer, it leaves to the other workers. Frames are those of `service.frames`; all but the first
+reads, or has a large answer, it leaves to the other workers. Frames are those of `functions.frames`; all but the first
 two have the number of their statement, eight bytes, before the rest.
 """
 
@@ -21,10 +21,10 @@ import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from functions.frames import Frames, Kind
 from service.encode import Chunk, encode
 from service.executor import describe_crash
 from service.found import members
-from service.frames import Frames, Kind
 from service.limits import limit_bytes, limit_rows
 from service.statement import Format, Result, Statement
 from service.streams import close_stream

@@ -21,15 +21,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from functions.frames import Kind
+from functions.worker_pool import WorkerSettings, closing_error
+from functions.worker_process import WorkerProcess, error_of, start_worker
 from service.encode import Chunk
 from service.executor import EncodedResult, timeout_error
-from service.frames import Kind
 from service.lookup_process import ANSWER, NUMBER
-from service.pool import WorkerSettings, closing_error
 from service.statement import Format, Receipt, Statement
 from service.streams import Stream
 from service.worker import OpenRunner
-from service.worker_process import WorkerProcess, error_of, start_worker
 from storage.clock import Clock
 from storage.errors import CancelledError, FirnlineError, OverloadedError
 

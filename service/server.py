@@ -15,6 +15,8 @@ from ipaddress import ip_address
 import uvloop
 
 from catalog.kv import KV
+from functions.process_memory import machine_memory_bytes
+from functions.worker_pool import WorkerSettings
 from service.app import AppComponents, AppSettings, create_app
 from service.auth import Caller, VerifyToken
 from service.catalog_view import EngineCatalog
@@ -28,8 +30,6 @@ from service.log.open import LakeLogs
 from service.log.own_url import served_by, worker_of
 from service.log.routes import LogMount, LogRoutes
 from service.logs import configure_logs
-from service.memory import machine_memory_bytes
-from service.pool import WorkerSettings
 from service.settings import EngineSettings
 from service.workers import ProcessRunner
 from storage.clock import Clock, SystemClock

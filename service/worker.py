@@ -25,12 +25,12 @@ from io import BytesIO
 
 import pyarrow as pa
 
+from functions.frames import Frames, Kind
+from functions.process_memory import rss_bytes
 from service.encode import Chunk, encode
 from service.executor import describe_crash
 from service.found import members
-from service.frames import Frames, Kind
 from service.limits import limit_bytes, limit_rows
-from service.memory import rss_bytes
 from service.statement import Format, Result, Runner, Statement
 from service.streams import Stream, close_stream
 from storage.errors import CancelledError, FirnlineError

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,15 +21,15 @@ from types import TracebackType
 
 import pyarrow as pa
 
+from functions.frames import Kind
+from functions.worker_pool import WorkerPool, WorkerSettings, closing_error
+from functions.worker_process import WorkerProcess, error_of
 from service.encode import Chunk
 from service.executor import EncodedResult, Load, interrupted_error, timeout_error
-from service.frames import Kind
 from service.lookup_worker import LookupWorker
-from service.pool import WorkerPool, WorkerSettings, closing_error
 from service.statement import Format, Receipt, Result, Statement
 from service.streams import Stream
 from service.worker import OpenRunner
-from service.worker_process import WorkerProcess, error_of
 from storage.clock import Clock
 from storage.errors import CancelledError, FirnlineError, InternalError, InvalidError, LimitError
 
@@ -62,7 +63,7 @@ class ProcessRunner:
 
     def __init__(self, open_runner: OpenRunner, clock: Clock, settings: WorkerSettings) -> None:
         self._clock = clock
-        self._pool = WorkerPool(open_runner, clock, settings)
+        self._pool = WorkerPool(open_runner, clock, settings, "service.worker")
         self._lookups = LookupWorker(open_runner, clock, settings)
         self._runs: dict[str, _Run] = {}
 
@@ -134,7 +135,7 @@ class ProcessRunner:
         self._runs[statement.statement_id] = run
         try:
             run.worker = worker = self._pool.take_idle() or await self._wait_turn(run)
-            await worker.start(statement, kind)
+            await worker.start(pickle.dumps((statement, kind)))
             self._pool.spawn(self._watch(run, worker))
             _, payload = await self._next(run, worker)
             return run, pa.ipc.read_schema(pa.py_buffer(payload))

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from functions.process_memory import rss_bytes
+from functions.worker_pool import WorkerSettings
 from service.app import AppSettings
-from service.memory import rss_bytes
-from service.pool import WorkerSettings
 from service.statement import Limits
 from tests.support.http_server import Serving, serving
 from tests.support.processes import alive, children, until

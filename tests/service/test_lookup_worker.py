@@ -13,10 +13,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from functions.worker_pool import WorkerSettings
 from service.components import open_engine
 from service.executor import EncodedResult
 from service.lookup_worker import LookupWorker, shape_of
-from service.pool import WorkerSettings
 from service.settings import EngineSettings
 from service.statement import KeyLookup, Limits, Statement
 from service.workers import ProcessRunner

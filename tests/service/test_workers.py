@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from functions.process_memory import rss_bytes
+from functions.worker_pool import WorkerSettings
 from service.executor import EncodedResult
-from service.memory import rss_bytes
-from service.pool import WorkerSettings
 from service.statement import Limits, Statement
 from service.workers import ProcessRunner
 from storage.clock import SystemClock
@@ -244,7 +244,7 @@ async def test_closing_ends_running_statements_and_all_workers() -> None:
 
 ORPHANS = """
 import asyncio, sys
-from service.pool import WorkerSettings
+from functions.worker_pool import WorkerSettings
 from service.statement import Statement
 from service.workers import ProcessRunner
 from storage.clock import SystemClock

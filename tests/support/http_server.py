@@ -12,10 +12,10 @@ import httpx
 import uvicorn
 
 from catalog.kv.memory import MemoryKV
+from functions.worker_pool import WorkerSettings
 from service.app import AppComponents, AppSettings, create_app
 from service.auth import VerifyToken
 from service.http_server import bound, serve_app
-from service.pool import WorkerSettings
 from service.statement import Runner
 from service.workers import ProcessRunner
 from storage.blobs.memory import MemoryBlobs

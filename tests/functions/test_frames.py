@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from service.frames import Frames, Kind
+from functions.frames import Frames, Kind
 
 pytestmark = pytest.mark.anyio
 

@@ -1,4 +1,4 @@
-"""Messages between the server and its worker processes: length-framed bytes over a socket pair.
+"""Messages between a process and its worker processes: length-framed bytes over a socket pair.
 
 ======  ======  ==============================================
 offset  size    field
@@ -8,7 +8,7 @@ offset  size    field
 5       length  payload
 ======  ======  ==============================================
 
-Only the server sends pickles (to processes it started itself); what a worker sends is JSON, Arrow IPC or result bytes.
+Only the parent sends pickles (to processes it started itself); what a worker sends is JSON, Arrow IPC or result bytes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import enum
 import socket
 import struct
 
-from service.encode import Chunk
+__all__ = ["Chunk", "Frames", "Kind"]
 
-__all__ = ["Frames", "Kind"]
+Chunk = bytes | memoryview
 
 _HEADER = struct.Struct("<BI")
 

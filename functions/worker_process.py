@@ -1,4 +1,4 @@
-"""The server's side of one worker process: start it, talk to it, watch it, kill it."""
+"""The parent's side of one worker process: start it, talk to it, watch it, kill it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from service.frames import Frames, Kind
-from service.memory import rss_bytes, wants_cpu
-from service.statement import Format, Statement
-from service.worker import OpenRunner
+from functions.frames import Chunk, Frames, Kind
+from functions.process_memory import rss_bytes, wants_cpu
 from storage.errors import FirnlineError, InternalError, LimitError, UnavailableError, from_wire
 
 __all__ = ["WorkerProcess", "error_of", "start_worker", "sweep_scratch"]
@@ -61,8 +60,9 @@ class WorkerProcess:
         self._listening = asyncio.create_task(self._read_stderr())
         self._reaping = asyncio.create_task(self._reap())
 
-    async def open(self, open_runner: OpenRunner, timeout_s: float) -> None:
-        """Wait until the worker is ready. Raises what its runner raised, or `UnavailableError`."""
+    async def open(self, open_runner: Callable[[], object], timeout_s: float) -> None:
+        """Wait until the worker is ready. Raises what ``open_runner``, picklable, raised there, or
+        `UnavailableError`."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._frames.send(Kind.OPEN, pickle.dumps(open_runner))
@@ -76,10 +76,10 @@ class WorkerProcess:
             raise from_wire(json.loads(bytes(frame[1])))
         raise UnavailableError("a worker process did not start; the log has its last words", pid=self.pid)
 
-    async def start(self, statement: Statement, kind: Format | None) -> None:
-        """Hand the worker a statement; its frames follow. A dead worker shows at the first `receive`."""
+    async def start(self, work: Chunk) -> None:
+        """Hand the worker what it is to do; its frames follow. A dead worker shows at the first `receive`."""
         with contextlib.suppress(OSError):
-            await self._frames.send(Kind.RUN, pickle.dumps((statement, kind)))
+            await self._frames.send(Kind.RUN, work)
 
     async def send(self, kind: Kind, payload: bytes) -> None:
         """Send the worker a frame. Raises `OSError` when it is gone."""
@@ -177,7 +177,7 @@ class WorkerProcess:
             transport.close()
 
 
-def start_worker(module: str = "service.worker") -> WorkerProcess:
+def start_worker(module: str) -> WorkerProcess:
     """Start a process that runs ``module``, from the event loop's own thread: it dies with the starting thread."""
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from service.memory import machine_memory_bytes, rss_bytes, wants_cpu
+from functions.process_memory import machine_memory_bytes, rss_bytes, wants_cpu
 
 
 def test_a_busy_process_wants_a_core_and_a_sleeping_one_does_not() -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from service.worker import OpenRunner
-from service.worker_process import WorkerProcess, start_worker, sweep_scratch
+from functions.worker_process import WorkerProcess, start_worker, sweep_scratch
 from storage.clock import Clock
 from storage.errors import FirnlineError, OverloadedError, UnavailableError
 
@@ -50,13 +49,14 @@ def closing_error() -> UnavailableError:
 
 
 class WorkerPool:
-    """Owns the worker processes. Used from one event loop; `close` ends every worker."""
+    """Owns the worker processes, which run ``module``. Used from one event loop; `close` ends every worker."""
 
-    def __init__(self, open_runner: OpenRunner, clock: Clock, settings: WorkerSettings) -> None:
+    def __init__(self, open_runner: Callable[[], object], clock: Clock, settings: WorkerSettings, module: str) -> None:
         self.settings = settings
         self.restarts = 0
         self.start_error: FirnlineError | None = None
         self._open_runner = open_runner
+        self._module = module
         self._clock = clock
         self._closed = False
         self._ready: set[WorkerProcess] = set()
@@ -180,7 +180,7 @@ class WorkerPool:
         try:
             if self._start_failures:
                 await asyncio.sleep(min(_RESTART_DELAY_S * 2**self._start_failures, _RESTART_DELAY_MAX_S))
-            worker = start_worker()
+            worker = start_worker(self._module)
             self._living.add(worker)
             await worker.open(self._open_runner, self.settings.start_timeout_s)
         except FirnlineError as error:
