@@ -119,11 +119,17 @@ def _hard(n: int) -> np.ndarray:
     return (starts[:, None] + np.arange(100, dtype=np.uint64)).ravel()[:n]
 
 
+def _distinct(keys: np.ndarray) -> np.ndarray:
+    """Sort them: `np.unique` goes by a hash table, which took twenty times as long for 10M keys."""
+    keys.sort()
+    return keys[np.append(True, keys[1:] != keys[:-1])]
+
+
 KEYS: Mapping[str, Callable[[int], np.ndarray]] = {
-    "uniform": lambda n: np.unique(_uniform(n)),
-    "lognormal": lambda n: np.unique(_lognormal(n)),
-    "timestamps": lambda n: np.unique(_timestamps(n)),
-    "hard": lambda n: np.unique(_hard(n)),
+    "uniform": lambda n: _distinct(_uniform(n)),
+    "lognormal": lambda n: _distinct(_lognormal(n)),
+    "timestamps": lambda n: _distinct(_timestamps(n)),
+    "hard": lambda n: _distinct(_hard(n)),
 }
 
 
@@ -179,7 +185,7 @@ class _Maps:
     @classmethod
     def of(cls, n: int, n_queries: int) -> _Maps:
         hashes = key_hashes(pa.table({"key": pa.array(_uniform(n).view(np.int64))}), ["key"])
-        hashes = np.unique(hashes)
+        hashes = _distinct(hashes)
         np.random.default_rng(6).shuffle(hashes)
         blocks = (np.arange(len(hashes)) // BLOCK_ROWS).astype(np.uint32)
         bits = int(blocks[-1]).bit_length()
@@ -221,7 +227,7 @@ _SINGLES = (1, 10, 100, 1_000)
 
 def _single(n: int) -> list[list[str]]:
     """Of plain Python and numpy up to a thousand keys, which is what a process without numba runs."""
-    keys = np.unique(_uniform(min(n, 1_000_000)))
+    keys = _distinct(_uniform(min(n, 1_000_000)))
     model = piecewise.fit(keys)
     found = fuse_map.build(keys, None, fingerprint_bits=8)
     other = pygm.SortedList(keys.tolist(), "q")
