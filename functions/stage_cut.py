@@ -26,6 +26,11 @@ __all__ = ["SMALL_BYTES", "Cut", "Cutter", "kind_of", "scan_bytes"]
 SMALL_BYTES: Final = 4 << 20
 """Files of a broadcast side up to this size are read by each task rather than sent to it."""
 
+_TRUE: Final = join_fields([(2, join_fields([(1, 1)]))])
+"""The literal ``true`` as an expression."""
+TOP_ROWS: Final = 10_000
+"""A sort that keeps no more rows is as cheap as a merge."""
+_JOINS = frozenset((Kind.HASH_JOIN, Kind.NESTED_LOOP_JOIN, Kind.CROSS_JOIN, Kind.SORT_MERGE_JOIN))
 _INNER, _LEFT, _RIGHT, _FULL, _LEFT_SEMI, _LEFT_ANTI, _RIGHT_SEMI, _RIGHT_ANTI, _LEFT_MARK, _RIGHT_MARK = range(10)
 _EMITS_LEFT = frozenset((_LEFT, _FULL, _LEFT_SEMI, _LEFT_ANTI, _LEFT_MARK))
 _APART = frozenset((
@@ -63,6 +68,9 @@ class Cutter:
     def cut(self, node: Node) -> None:
         """Cut a plan of annotated nodes. Raises `UnsupportedError` for one that must stay whole."""
         last = self._visit_root(node)
+        if self.cuts and any(map(_is_heavy, last.walk())):
+            # Where the last piece runs is where rows are answered, not where they are worked on.
+            last = self._exchanged(last, "gather")
         self.cuts.append(Cut(last, self._schema(last), Exchange("gather")))
 
     def _visit_root(self, node: Node) -> Node:
@@ -186,9 +194,14 @@ class Cutter:
         ``child`` is what a repartitioning at the top is of, and has the partitions that are tasks.
         """
         n_tasks = (child or top).n_partitions
-        number = len(self.cuts)
         keys = _key_columns(top) if kind == "hash" else ()
         schema = self._schema(top)
+        if not schema.names:
+            # Rows without columns are only a number, which many a form of them loses.
+            counted = Node(Kind.PROJECTION, ((2, _TRUE), (3, b"row")), ((1, top),), top.n_partitions)
+            leaf = self._exchanged(counted, kind, n_buckets)
+            return Node(Kind.PROJECTION, (), ((1, leaf),), leaf.n_partitions)
+        number = len(self.cuts)
         self.cuts.append(Cut(replace(top, n_partitions=n_tasks), schema, Exchange(kind, keys, n_buckets)))
         how: Literal["bucket", "apart", "all"] = "bucket" if kind == "hash" else "apart" if kind == "ordered" else "all"
         n = {"bucket": n_buckets, "apart": n_tasks, "all": 1}[how]
@@ -233,6 +246,16 @@ def _is_small(node: Node) -> bool:
     if leaf_of(node) is not None:
         return True
     return all(each.kind in _CHEAP and leaf_of(each) is None for each in node.walk()) and _bytes(node) <= SMALL_BYTES
+
+
+def _is_heavy(node: Node) -> bool:
+    """Tell whether a node works on many rows, rather than passing on few."""
+    sorts = node.kind == Kind.SORT and not 0 < _signed(node.number(3)) <= TOP_ROWS
+    return sorts or node.kind in (Kind.WINDOW, Kind.UNNEST, *_JOINS) or _file_bytes(node) > SMALL_BYTES
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
 
 
 def _bytes(node: Node) -> int:

@@ -15,13 +15,15 @@ from typing import Literal
 import pyarrow as pa
 from datafusion import ExecutionPlan, SessionContext
 
-from functions.plan_proto import SCANS, Kind, Node, decode, encode, fields_of, join_fields
+from functions.plan_proto import SCANS, Field, Kind, Node, decode, encode, fields_of, join_fields
 from storage.errors import InvalidError
 
 __all__ = ["Leaf", "filled", "leaf_node", "leaf_of", "narrowed", "schema_of"]
 
 _MARK, _SCHEMA = 1000, 1001
 _RIGHT_JOIN = 2
+_GIVE_ROWS = frozenset((Kind.AGGREGATE, Kind.GENERATE_SERIES, Kind.PLACEHOLDER_ROW))
+"""Nodes that give rows of none."""
 _COLLECTS = frozenset((Kind.HASH_JOIN, Kind.NESTED_LOOP_JOIN, Kind.CROSS_JOIN))
 PARTITIONED = 1
 """``PartitionMode`` of a hash join, its field 6; 0 is CollectLeft."""
@@ -45,14 +47,26 @@ class Leaf:
 
 def leaf_node(leaf: Leaf, schema: pa.Schema) -> Node:
     """Return the leaf as a node of a plan, whose rows have ``schema``."""
+    # Columns of a table need names of their own, those of a plan do not.
+    numbered = pa.schema([field.with_name(str(place)) for place, field in enumerate(schema)], schema.metadata)
     context = SessionContext()
-    empty = pa.RecordBatch.from_pylist([], schema=schema)
-    context.register_record_batches("leaf", [[empty]])
-    made = context.table("leaf").execution_plan()
-    node = decode(made.to_bytes(context))
-    while node.kind != Kind.MEMORY_SCAN:  # pragma: no cover - the engine may put a node above it some day
-        node = node.inputs[0]
-    return _marked(node.with_field(1).with_field(_SCHEMA, schema.serialize().to_pybytes()), leaf)
+    context.register_record_batches("leaf", [[pa.RecordBatch.from_pylist([], schema=numbered)]])
+    node = decode(context.table("leaf").execution_plan().to_bytes(context))
+    node = node.with_field(1).with_field(2, _renamed(node.data(2)[0], schema.names))
+    return _marked(node.with_field(_SCHEMA, schema.serialize().to_pybytes()), leaf)
+
+
+def _renamed(schema: bytes, names: Sequence[str]) -> bytes:
+    """Return an encoded schema whose columns have other names."""
+    left = iter(names)
+    out: list[Field] = []
+    for number, value in fields_of(schema):
+        if number == 1 and isinstance(value, bytes):
+            others = [each for each in fields_of(value) if each[0] != 1]
+            out.append((1, join_fields([(1, next(left).encode()), *others])))
+        else:
+            out.append((number, value))
+    return join_fields(out)
 
 
 def _marked(node: Node, leaf: Leaf) -> Node:
@@ -167,6 +181,7 @@ def _emptied(node: Node) -> Node:
     if node.kind in SCANS:
         rest = [each for each in fields_of(node.data(1)[0]) if each[0] != 1]
         return node.with_field(1, join_fields([(1, b""), *rest]))
-    if node.kind == Kind.GENERATE_SERIES:
-        return Node(Kind.GLOBAL_LIMIT, ((2, 0), (3, 0)), ((1, node),))
-    return node.with_inputs([_emptied(child) for child in node.inputs])
+    emptied = node.with_inputs([_emptied(child) for child in node.inputs])
+    if node.kind in _GIVE_ROWS:
+        return Node(Kind.LOCAL_LIMIT, ((2, 0),), ((1, emptied),))
+    return emptied
