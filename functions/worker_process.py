@@ -23,7 +23,7 @@ from functions.frames import Chunk, Frames, Kind
 from functions.process_memory import rss_bytes, wants_cpu
 from storage.errors import FirnlineError, InternalError, LimitError, UnavailableError, from_wire
 
-__all__ = ["WorkerProcess", "error_of", "start_worker", "sweep_scratch"]
+__all__ = ["Frame", "WorkerProcess", "error_of", "start_worker", "sweep_scratch"]
 
 _log = logging.getLogger("firnline.workers")
 _SCRATCH = "firnline-worker-"
@@ -96,6 +96,11 @@ class WorkerProcess:
         if frame is None:
             self._inbox.put_nowait(None)
         return frame
+
+    @property
+    def exit_code(self) -> int | None:
+        """How the process ended: its code, or minus the signal; None while it lives."""
+        return self._process.returncode
 
     def rss_bytes(self) -> int:
         """Return the worker's resident memory."""
