@@ -28,7 +28,7 @@ _LAYER = re.compile(
     r"|Parquet argument error|External error|External|Object Store error|Generic S3 error|Cast error|Parser error"
     r"|Invalid argument error|Compute error|Arithmetic overflow|Divide by zero error|Resources exhausted|Internal error"
     r"|This feature is not implemented|Optimizer rule '[^']*' failed|Invalid regex|Arrow|type_coercion|check_[a-z_]+"
-    r"|Failed to [a-z ]+)(?:: |\s*caused by\s*|$)"
+    r"|Failed to fetch metadata for file [^:]+|Failed to [a-z ]+)(?:: |\s*caused by\s*|$)"
 )
 _PLACE = re.compile(r" at Line: (\d+), Column: (\d+)")
 _TABLE = re.compile(r"table '(.*)' not found", re.DOTALL)

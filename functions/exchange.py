@@ -98,13 +98,14 @@ class PageWriter:
     """Turns the batches of some buckets into pages as they come.
 
     Pages stay in the message if all of them together are at most ``inline_bytes_max`` when the rows end; else they are
-    blobs ``<prefix><name>-<bucket>-<n>.arrow``, put if absent.
+    blobs ``<prefix><name>-<bucket>-<n>.arrow``, put if absent. Several tasks of one event loop may add rows at a time.
     """
 
     def __init__(self, stores: Stores, prefix: str, name: str, schema: pa.Schema, *, inline_bytes_max: int) -> None:
         self.n_stored = 0
         self._stores, self._prefix, self._name, self._schema = stores, prefix, name, schema
         self._inline_bytes_max = inline_bytes_max
+        self._gate = asyncio.Lock()
         self._held: dict[int, list[pa.RecordBatch]] = defaultdict(list)
         self._bytes: dict[int, int] = defaultdict(int)
         self._numbers: dict[int, int] = defaultdict(int)
@@ -128,7 +129,7 @@ class PageWriter:
         they are too large for the message and there is no place for them."""
         inline: list[Page] = []
         if not self._pages and not self._puts:
-            inline = [await self._encoded(bucket) for bucket in sorted(self._held)]
+            inline = [await self._encoded(each, held, self._bytes[each]) for each, held in sorted(self._held.items())]
             if sum(page.n_bytes for page in inline) <= self._inline_bytes_max:
                 return inline
         for bucket in sorted(self._held):
@@ -144,9 +145,8 @@ class PageWriter:
         await asyncio.gather(*self._puts, return_exceptions=True)
         self._puts.clear()
 
-    async def _encoded(self, bucket: int) -> Page:
-        held = self._held[bucket]
-        if self._bytes[bucket] <= _HERE_BYTES:
+    async def _encoded(self, bucket: int, held: Sequence[pa.RecordBatch], n_bytes: int) -> Page:
+        if n_bytes <= _HERE_BYTES:
             return encode_page(held, self._schema, bucket)
         return await asyncio.to_thread(encode_page, held, self._schema, bucket)
 
@@ -155,13 +155,13 @@ class PageWriter:
             raise InvalidError(
                 "the rows are too many for the message, and the task names no place for pages", results=self._prefix
             )
-        page = page or await self._encoded(bucket)
-        self._held.pop(bucket)
-        self._bytes.pop(bucket)
+        held, n_bytes = self._held.pop(bucket), self._bytes.pop(bucket)
         number = self._numbers[bucket]
         self._numbers[bucket] += 1
-        await self._settle(_PUTS_AT_ONCE - 1)
-        self._puts.add(asyncio.create_task(self._put(bucket, number, page)))
+        async with self._gate:
+            page = page or await self._encoded(bucket, held, n_bytes)
+            await self._settle(_PUTS_AT_ONCE - 1)
+            self._puts.add(asyncio.create_task(self._put(bucket, number, page)))
 
     async def _put(self, bucket: int, number: int, page: Page) -> None:
         assert page.data is not None

@@ -149,6 +149,13 @@ class Session:
                     self.context.register_udf(udf(each.run, list(each.inputs), each.output, "immutable", each.name))
                 self._functions.add(name)
 
+    def open_buckets(self, buckets: Sequence[str]) -> None:
+        """Make these S3 buckets readable by plans. Call from a thread without an event loop. Raises as
+        `functions.object_stores.BucketClients.open`."""
+        with self._lock:
+            for bucket in buckets:
+                self._buckets.open(bucket)
+
     def native_scan(self, urls: list[str], *, late: bool = False) -> Table:
         """Return a native Parquet scan over exactly these percent-encoded URLs, whose schemas agree.
 

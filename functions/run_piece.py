@@ -1,0 +1,106 @@
+"""Pieces of plans: check what they read, put rows into their leaves, run all partitions at once, write pages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+from datafusion import ExecutionPlan
+
+from functions.exchange import PageWriter, read_pages
+from functions.execute import metrics_of
+from functions.plan_files import files_of
+from functions.run_task import Outcome, Work
+from functions.session import OWN_FUNCTIONS
+from functions.stages import bind
+from functions.tasks import Page, Task
+from storage.errors import InvalidError
+from storage.stores import Stores
+
+__all__ = ["run_piece"]
+
+Inputs = Mapping[str, Mapping[int, Sequence[pa.RecordBatch]]]
+
+
+async def run_piece(work: Work, task: Task) -> Outcome:
+    """Return the rows of the task's plan. Its partition b is bucket b; of a ``query`` all are bucket 0.
+
+    Raises
+    ------
+    ForbiddenError : the plan reads a file that this worker may not
+    UnsupportedError : it has a node that is not known, or inlined Python code
+    CorruptError, NotFoundError : an input's page, naming it
+    """
+    if not task.payload:
+        raise InvalidError("the task has no plan", kind=task.kind, task=task.id)
+    buckets = await asyncio.to_thread(_checked_buckets, work.stores, task.payload)
+    inputs = await _inputs(work.stores, task.inputs)
+    plan = await work.session.in_planner(_bound, work, task.payload, buckets, inputs)
+    del inputs
+    pages = await _write(work, task, plan)
+    metrics = metrics_of(plan)
+    return Outcome(
+        pages,
+        usage={"bytes_scanned": float(metrics.bytes_scanned), "spilled_bytes": float(metrics.spilled_bytes)},
+    )
+
+
+def _checked_buckets(stores: Stores, plan: bytes) -> set[str]:
+    """Return the buckets whose files a plan reads. Raises `ForbiddenError` for a file that is not allowed."""
+    buckets = set()
+    for location in files_of(plan):
+        stores.policy.check(location)
+        scheme, _, rest = location.partition("://")
+        if scheme == "s3":
+            buckets.add(rest.partition("/")[0])
+    return buckets
+
+
+async def _inputs(stores: Stores, inputs: Mapping[str, Sequence[Page]]) -> Inputs:
+    async def one(pages: Sequence[Page]) -> Mapping[int, Sequence[pa.RecordBatch]]:
+        by_bucket: dict[int, list[Page]] = defaultdict(list)
+        for page in pages:
+            by_bucket[page.bucket].append(page)
+        return {bucket: [batch async for batch in read_pages(stores, own)] for bucket, own in sorted(by_bucket.items())}
+
+    read = await asyncio.gather(*map(one, inputs.values()))
+    return dict(zip(inputs, read, strict=True))
+
+
+def _bound(work: Work, payload: bytes, buckets: set[str], inputs: Inputs) -> ExecutionPlan:
+    session = work.session
+    session.open_buckets(sorted(buckets))
+    # A plan names our own functions only; it never brings them.
+    session.add_functions(frozenset(name for name in OWN_FUNCTIONS if name.encode() in payload))
+    return bind(session.context, payload, inputs)
+
+
+async def _write(work: Work, task: Task, plan: ExecutionPlan) -> list[Page]:
+    name = f"{task.id}-{task.attempt}-{work.clock.new_id()[:8]}"
+    writer: PageWriter | None = None
+
+    async def drain(partition: int) -> None:
+        nonlocal writer
+        bucket = 0 if task.kind == "query" else partition
+        async for batch in work.session.context.execute(plan, partition):
+            rows = batch.to_pyarrow()
+            if writer is None:
+                writer = PageWriter(
+                    work.stores, task.results, name, rows.schema, inline_bytes_max=task.inline_bytes_max
+                )
+            await writer.add(bucket, rows)
+
+    # At once: the partitions of a joined or repartitioned plan wait for each other.
+    draining = [asyncio.create_task(drain(partition)) for partition in range(plan.partition_count)]
+    try:
+        await asyncio.gather(*draining)
+        return await writer.finish() if writer is not None else []
+    except BaseException:
+        for each in draining:
+            each.cancel()
+        await asyncio.gather(*draining, return_exceptions=True)
+        if writer is not None:
+            await writer.abandon()
+        raise

@@ -1,0 +1,235 @@
+"""A worker's one verb: run a signed task and answer with a signed reply.
+
+1. `TaskRunner.run` raises only for a message that it refuses (`ForbiddenError`, `InvalidError`, `TooLargeError`) and
+   when it is cancelled. A task's own failure travels in its reply, as `storage.errors.FirnlineError.to_wire`.
+2. A task reads what the worker's own access policy allows, and nothing else; it brings no credentials and no code.
+3. What a worker remembers between tasks (footers, snapshots, connections) only saves work.
+
+Bodies by kind:
+
+============================================  ====================================================================
+``scan aggregate join sort merge``            none; the payload is a piece's plan, whose partitions are the buckets
+                                              of its rows; ``inputs`` are its leaves' pages, by the leaf's partition
+``query``                                     the same for a plan that is not cut: all of its rows are one bucket
+``lookup fit compact``                        see `functions.run_jobs`
+============================================  ====================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import resource
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from functions.errors import is_panic, translate
+from functions.session import Session, SessionOptions
+from functions.tasks import Page, Reply, Task, TaskKind, decode_task, encode_reply
+from storage.clock import Clock
+from storage.errors import FirnlineError, LimitError, StatementTimeoutError, UnsupportedError
+from storage.stores import Stores
+from storage.tables.footers import FooterCache
+
+__all__ = ["Job", "Outcome", "TaskRunner", "Work"]
+
+PIECES: frozenset[TaskKind] = frozenset(("scan", "aggregate", "join", "sort", "merge", "query"))
+_JOBS: frozenset[TaskKind] = frozenset(("lookup", "fit", "compact"))
+_SESSIONS_MAX = 4
+_LOOK_S, _LOOKS, _LOOKS_MAX = 0.02, 3, 25
+"""An engine is at rest when its process used little CPU at so many looks in a row."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a task works with.
+
+    session : an engine whose memory is the task's
+    stores : those that the worker may reach; they count this task's requests
+    """
+
+    session: Session
+    stores: Stores
+    clock: Clock
+    footers: FooterCache
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task: its rows, and values for its reply."""
+
+    pages: Sequence[Page] = ()
+    body: Mapping[str, Any] = field(default_factory=dict)
+    usage: Mapping[str, float] = field(default_factory=dict)
+
+
+Job = Callable[[Work, Task], Awaitable[Outcome]]
+
+
+class TaskRunner:
+    """Runs tasks, several at a time too, and keeps what the next ones can use.
+
+    Parameters
+    ----------
+    options : of the engine; a task may ask for less memory than these give, not for more
+    jobs : kinds beside those of this module, or in their place
+    extra_usage : put into each reply's usage, such as the memory that the platform bills
+
+    broken : whether the engine panicked, after which the process is better replaced
+    doubtful : whether a task was stopped since the engine was last seen at rest (`rested`)
+    """
+
+    def __init__(
+        self, options: SessionOptions, stores: Stores, clock: Clock, secret: bytes, *,
+        jobs: Mapping[TaskKind, Job] | None = None, extra_usage: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        self.broken = self.doubtful = False
+        self.n_tasks = 0
+        self._options, self._stores, self._clock, self._secret = options, stores, clock, secret
+        self._jobs = dict(jobs or {})
+        self._extra = dict(extra_usage or {})
+        self._footers = FooterCache()
+        self._sessions: dict[int, Session] = {}
+        self._shares = _CpuShares()
+
+    async def run(self, message: bytes) -> bytes:
+        """Return the encoded reply to an encoded task.
+
+        Raises
+        ------
+        ForbiddenError : it is not signed with this worker's secret, or expired
+        InvalidError, TooLargeError : it is no task that this worker reads
+        """
+        started = time.perf_counter()
+        task = decode_task(message, self._secret, self._clock.now_ms())
+        cold, self.n_tasks = not self.n_tasks, self.n_tasks + 1
+        stores = self._stores.scoped()
+        share = self._shares.begin()
+        outcome, error = Outcome(), None
+        try:
+            outcome = await self._limited(task, stores)
+        except BaseException as raised:
+            self.doubtful = self.doubtful or isinstance(raised, (asyncio.CancelledError, StatementTimeoutError))
+            if not isinstance(raised, Exception) and not is_panic(raised):
+                raise
+            self.broken = self.broken or is_panic(raised)
+            error = _wire(raised)
+        finally:
+            cpu_s = self._shares.end(share)
+        usage = {
+            "wall_ms": (time.perf_counter() - started) * 1000,
+            "cpu_ms": cpu_s * 1000,
+            "cold": float(cold),
+            "requests": float(stores.count.requests),
+            "store_bytes": float(stores.count.bytes),
+            "page_bytes": float(sum(page.n_bytes for page in outcome.pages)),
+            "rows": float(sum(page.n_rows for page in outcome.pages)),
+            "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            **self._extra,
+            **outcome.usage,
+        }
+        reply = Reply(
+            task.statement_id, task.id, task.attempt, outcome.pages if error is None else (), error, usage, outcome.body
+        )
+        return encode_reply(reply, self._secret)
+
+    async def rested(self) -> bool:
+        """Whether the engine came to rest after a task that was stopped: some plans ignore that for long, and hold its
+        threads. If not, the process is better replaced. Takes up to half a second; call it while no task runs."""
+        at_rest, used_s = 0, time.process_time()
+        for _ in range(_LOOKS_MAX):
+            await asyncio.sleep(_LOOK_S)
+            before_s, used_s = used_s, time.process_time()
+            at_rest = at_rest + 1 if used_s - before_s < _LOOK_S / 4 else 0
+            if at_rest == _LOOKS:
+                self.doubtful = False
+                return True
+        return False
+
+    def close(self) -> None:
+        """Take no more tasks; the stores are their opener's."""
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
+
+    async def _limited(self, task: Task, stores: Stores) -> Outcome:
+        left_s = (task.deadline_ms - self._clock.now_ms()) / 1000 if task.deadline_ms else None
+        try:
+            async with asyncio.timeout(left_s) as limit:
+                work = Work(self._session(task.memory_bytes), stores, self._clock, self._footers)
+                return await self._job(task.kind)(work, task)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise StatementTimeoutError(
+                "the task passed its time limit and was stopped; raise timeout_ms or ask for less", task=task.id
+            ) from None
+
+    def _job(self, kind: TaskKind) -> Job:
+        if kind in self._jobs:
+            return self._jobs[kind]
+        if kind in PIECES:
+            from functions.run_piece import run_piece
+
+            return run_piece
+        if kind in _JOBS:
+            # Imported here: a worker that only runs pieces of queries does without what writes.
+            from functions.run_jobs import JOBS
+
+            return JOBS[kind]
+        raise UnsupportedError("this worker does not run tasks of this kind", kind=kind)
+
+    def _session(self, memory_bytes: int) -> Session:
+        """Return an engine with a task's memory, or the worker's if that is less."""
+        given = self._options.memory_bytes
+        wanted = min(memory_bytes or given, given or memory_bytes)
+        found = self._sessions.get(wanted)
+        if found is None:
+            if len(self._sessions) >= _SESSIONS_MAX:
+                self._sessions.pop(next(iter(self._sessions))).close()
+            options = self._options
+            found = self._sessions[wanted] = Session(
+                SessionOptions(wanted, options.spill_dir, options.target_partitions, options.s3), self._clock
+            )
+        return found
+
+
+class _CpuShares:
+    """Splits the process's CPU time among the tasks that run at a time, so that all shares add up to it."""
+
+    def __init__(self) -> None:
+        self._used: dict[object, float] = {}
+        self._seen_s = 0.0
+
+    def begin(self) -> object:
+        self._settle()
+        share = object()
+        self._used[share] = 0.0
+        return share
+
+    def end(self, share: object) -> float:
+        self._settle()
+        return self._used.pop(share)
+
+    def _settle(self) -> None:
+        now_s = time.process_time()
+        for share in self._used:
+            self._used[share] += (now_s - self._seen_s) / len(self._used)
+        self._seen_s = now_s
+
+
+def _wire(error: BaseException) -> Mapping[str, Any]:
+    """Return an error as JSON values."""
+    if isinstance(error, MemoryError):
+        error = LimitError("the worker ran out of memory; ask for less at once", limit="memory")
+    wire = (error if isinstance(error, FirnlineError) else translate(error)).to_wire()
+    facts = {str(name): _fact(value) for name, value in cast(dict[str, Any], wire["facts"]).items()}
+    return {**wire, "facts": facts}
+
+
+def _fact(value: Any) -> Any:
+    if isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return [_fact(each) for each in value] if isinstance(value, (list, tuple)) else str(value)

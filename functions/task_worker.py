@@ -1,0 +1,62 @@
+"""What a worker is told, and a `TaskRunner` made of it: the same for every place where workers run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+from functions.run_task import TaskRunner
+from functions.session import SessionOptions
+from storage.blobs.open import open_blobs
+from storage.blobs.s3_options import S3Options
+from storage.clock import Clock, SystemClock
+from storage.errors import InvalidError
+from storage.stores import AccessPolicy, Stores, normalize
+
+__all__ = ["TaskWorkerSettings", "open_task_runner"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskWorkerSettings:
+    """Settings of one worker. Plain values, so that they travel to worker processes.
+
+    lake, allow : what tasks may read, and where their pages may lie; ``allow`` None: everything
+    secret : that tasks are signed with
+    memory_bytes : of the engine; 0: unbounded
+    spill_dir : where sorts and aggregates spill; None: the system's temporary folder
+    target_partitions : threads of one plan made here; 0: one per core
+    """
+
+    lake: str
+    secret: bytes = field(repr=False)
+    allow: tuple[str, ...] | None = ()
+    memory_bytes: int = 0
+    spill_dir: str | None = None
+    target_partitions: int = 0
+    s3: S3Options = field(default_factory=S3Options)
+
+    def policy(self) -> AccessPolicy:
+        """Return what tasks may reach."""
+        if self.allow is None:
+            return AccessPolicy(None)
+        return AccessPolicy(tuple(map(normalize, (self.lake, *self.allow))))
+
+
+@asynccontextmanager
+async def open_task_runner(
+    settings: TaskWorkerSettings, clock: Clock | None = None, extra_usage: Mapping[str, float] | None = None
+) -> AsyncIterator[TaskRunner]:
+    """Open a runner; its connections are made by its first task. Raises `InvalidError` without a secret."""
+    if not settings.secret:
+        raise InvalidError("a worker runs signed tasks only, and there is no secret; set FIRN_TASK_SECRET")
+    clock = clock or SystemClock()
+    stores = Stores(partial(open_blobs, s3=settings.s3, clock=clock), settings.policy())
+    options = SessionOptions(settings.memory_bytes, settings.spill_dir, settings.target_partitions, settings.s3)
+    runner = TaskRunner(options, stores, clock, settings.secret, extra_usage=extra_usage)
+    try:
+        yield runner
+    finally:
+        runner.close()
+        await stores.close()
