@@ -205,6 +205,13 @@ class Settings:
     allow_http: bool = _from(
         "FIRN_ALLOW_HTTP", parse_flag, False, "Allow plain http to S3 endpoints, and tokens over it, beyond loopback."
     )
+    task_secret: str | None = _from(
+        "FIRN_TASK_SECRET", str, None, "What tasks for workers are signed with, the same for all of a deployment.",
+        repr=False,
+    )  # fmt: skip
+    platform_port: int | None = _from(
+        "PORT", parse_count, None, "The port that a platform such as Knative tells `firn worker` to listen on."
+    )
     history: str | None = _from(
         "FIRN_HISTORY", str, None, "The shell's history file; default: `~/.local/state/firnline/history`; empty: none."
     )
