@@ -78,6 +78,7 @@ class Node:
 
     n_partitions : that it gives; 0 where nobody asked
     pending : whether an expression of it waits for a scalar subquery
+    groups : of a scan of files, what each partition reads; its field 1 is then the rest of its configuration
     """
 
     kind: int
@@ -85,6 +86,7 @@ class Node:
     children: tuple[tuple[int, Node], ...] = ()
     n_partitions: int = 0
     pending: bool = False
+    groups: tuple[bytes, ...] = ()
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -129,18 +131,28 @@ def decode(data: bytes) -> Node:
     if child_fields is None:
         raise UnsupportedError("a plan has a node that only the process which made it can run", node=kind)
     fields: list[Field] = []
+    groups: tuple[bytes, ...] = ()
     children: list[tuple[int, Node]] = []
     for field, value in fields_of(body):
         if field in child_fields and isinstance(value, bytes):
             children.append((field, decode(value)))
+        elif field == 1 and kind in SCANS and isinstance(value, bytes):
+            config = list(fields_of(value))
+            groups = tuple(each for number, each in config if number == 1 and isinstance(each, bytes))
+            fields.append((1, join_fields([each for each in config if each[0] != 1])))
         else:
             fields.append((field, value))
-    return Node(kind, tuple(fields), tuple(sorted(children, key=lambda each: each[0])))
+    return Node(kind, tuple(fields), tuple(sorted(children, key=lambda each: each[0])), groups=groups)
 
 
 def encode(node: Node) -> bytes:
     """Return the plan's bytes."""
-    body = join_fields([*((field, encode(child)) for field, child in node.children), *node.fields])
+    fields = list(node.fields)
+    if node.kind in SCANS:
+        groups = join_fields([(1, group) for group in node.groups])
+        fields = [(1, groups + value) if field == 1 and isinstance(value, bytes) else (field, value)
+                  for field, value in fields]  # fmt: skip
+    body = join_fields([*((field, encode(child)) for field, child in node.children), *fields])
     return join_fields([(node.kind, body)])
 
 

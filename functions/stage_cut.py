@@ -16,21 +16,15 @@ import pyarrow as pa
 from datafusion import SessionContext
 
 from functions.plan_proto import SCANS, Kind, Node, fields_of, join_fields
-from functions.stage_leaf import PARTITIONED, Leaf, leaf_node, leaf_of, schema_of
+from functions.stage_leaf import PARTITIONED, Leaf, leaf_node, reading_all, schema_of
 from functions.stage_parts import Exchange
-from functions.tasks import TaskKind
+from functions.stage_weights import MEMORY_BYTES, is_heavy, is_small, memory_bytes
 from storage.errors import UnsupportedError
 
-__all__ = ["SMALL_BYTES", "Cut", "Cutter", "kind_of", "scan_bytes"]
-
-SMALL_BYTES: Final = 4 << 20
-"""Files of a broadcast side up to this size are read by each task rather than sent to it."""
+__all__ = ["Cut", "Cutter"]
 
 _TRUE: Final = join_fields([(2, join_fields([(1, 1)]))])
 """The literal ``true`` as an expression."""
-TOP_ROWS: Final = 10_000
-"""A sort that keeps no more rows is as cheap as a merge."""
-_JOINS = frozenset((Kind.HASH_JOIN, Kind.NESTED_LOOP_JOIN, Kind.CROSS_JOIN, Kind.SORT_MERGE_JOIN))
 _INNER, _LEFT, _RIGHT, _FULL, _LEFT_SEMI, _LEFT_ANTI, _RIGHT_SEMI, _RIGHT_ANTI, _LEFT_MARK, _RIGHT_MARK = range(10)
 _EMITS_LEFT = frozenset((_LEFT, _FULL, _LEFT_SEMI, _LEFT_ANTI, _LEFT_MARK))
 _APART = frozenset((
@@ -39,8 +33,6 @@ _APART = frozenset((
     Kind.GLOBAL_LIMIT,
 ))  # fmt: skip
 """Nodes whose partition k needs partition k of their children, and nothing else."""
-_CHEAP = SCANS | {Kind.FILTER, Kind.PROJECTION, Kind.COALESCE_BATCHES, Kind.COOPERATIVE, Kind.EMPTY,
-                  Kind.PLACEHOLDER_ROW, Kind.MEMORY_SCAN}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,6 +42,7 @@ class Cut:
     node: Node
     schema: pa.Schema
     exchange: Exchange
+    local: bool = False
 
 
 @dataclass
@@ -68,7 +61,7 @@ class Cutter:
     def cut(self, node: Node) -> None:
         """Cut a plan of annotated nodes. Raises `UnsupportedError` for one that must stay whole."""
         last = self._visit_root(node)
-        if self.cuts and any(map(_is_heavy, last.walk())):
+        if self.cuts and any(map(is_heavy, last.walk())):
             # Where the last piece runs is where rows are answered, not where they are worked on.
             last = self._exchanged(last, "gather")
         self.cuts.append(Cut(last, self._schema(last), Exchange("gather")))
@@ -104,6 +97,8 @@ class Cutter:
             case Kind.UNION:
                 inputs = [self._visit(child) for child in node.inputs]
                 return replace(node.with_inputs(inputs), n_partitions=sum(each.n_partitions for each in inputs))
+            case Kind.MEMORY_SCAN if memory_bytes(node) > MEMORY_BYTES:
+                return self._local(node)
             case kind if not node.children:
                 if node.n_partitions > 1 and kind not in SCANS and kind != Kind.MEMORY_SCAN:
                     raise UnsupportedError("a source of rows that has several streams and no files", node=kind)
@@ -165,7 +160,7 @@ class Cutter:
             child = self._visit(left.inputs[0])
         else:
             child = self._visit(left)
-        if child.n_partitions == 1 and _is_small(child):
+        if child.n_partitions == 1 and is_small(child):
             return child
         return self._exchanged(self._with_subqueries(child), "broadcast")
 
@@ -185,6 +180,12 @@ class Cutter:
 
     # Exchanges
 
+    def _local(self, node: Node) -> Node:
+        """Cut off rows that lie in memory: one task, whose buckets are their partitions."""
+        number, n, schema = len(self.cuts), node.n_partitions, self._schema(node)
+        self.cuts.append(Cut(replace(node, n_partitions=1), schema, Exchange("hash", (), n), local=True))
+        return leaf_node(Leaf(f"stage{number}", number, "bucket", n), schema)
+
     def _exchanged(
         self, top: Node, kind: Literal["hash", "gather", "broadcast", "ordered"], n_buckets: int = 1,
         child: Node | None = None,
@@ -193,6 +194,9 @@ class Cutter:
 
         ``child`` is what a repartitioning at the top is of, and has the partitions that are tasks.
         """
+        copied = reading_all(top) if kind in ("gather", "broadcast") else None
+        if copied is not None:
+            return copied
         n_tasks = (child or top).n_partitions
         keys = _key_columns(top) if kind == "hash" else ()
         schema = self._schema(top)
@@ -240,69 +244,3 @@ def _key_columns(top: Node) -> tuple[int, ...]:
                 place = dict(fields_of(column)).get(2, 0)
                 found.append(place if isinstance(place, int) else 0)
     return tuple(found)
-
-
-def _is_small(node: Node) -> bool:
-    if leaf_of(node) is not None:
-        return True
-    return all(each.kind in _CHEAP and leaf_of(each) is None for each in node.walk()) and _bytes(node) <= SMALL_BYTES
-
-
-def _is_heavy(node: Node) -> bool:
-    """Tell whether a node works on many rows, rather than passing on few."""
-    sorts = node.kind == Kind.SORT and not 0 < _signed(node.number(3)) <= TOP_ROWS
-    return sorts or node.kind in (Kind.WINDOW, Kind.UNNEST, *_JOINS) or _file_bytes(node) > SMALL_BYTES
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _bytes(node: Node) -> int:
-    return sum(_file_bytes(each) + sum(map(len, each.data(1))) * (each.kind == Kind.MEMORY_SCAN)
-               for each in node.walk())  # fmt: skip
-
-
-def _file_bytes(node: Node) -> int:
-    """Return the sizes of a scan's files, of each its part that is read; 0 for any other node."""
-    if node.kind not in SCANS:
-        return 0
-    total = 0
-    for number, group in fields_of(node.data(1)[0]):
-        if number != 1 or not isinstance(group, bytes):
-            continue
-        for _files, file in fields_of(group):
-            if isinstance(file, bytes):
-                total += _size(dict(fields_of(file)))
-    return total
-
-
-def _size(file: dict[int, int | bytes]) -> int:
-    part = file.get(5)
-    if isinstance(part, bytes):
-        bounds = dict(fields_of(part))
-        start, end = bounds.get(1, 0), bounds.get(2, 0)
-        if isinstance(start, int) and isinstance(end, int):
-            return end - start
-    size = file.get(2, 0)
-    return size if isinstance(size, int) else 0
-
-
-def scan_bytes(node: Node) -> int:
-    """Return the bytes of files that a piece reads."""
-    return sum(map(_file_bytes, node.walk()))
-
-
-_KINDS: Final[dict[int, TaskKind]] = {
-    Kind.AGGREGATE: "aggregate", Kind.HASH_JOIN: "join", Kind.NESTED_LOOP_JOIN: "join", Kind.CROSS_JOIN: "join",
-    Kind.SORT_MERGE_JOIN: "join", Kind.SORT: "sort", Kind.SORT_PRESERVING_MERGE: "merge",
-    Kind.COALESCE_PARTITIONS: "merge", Kind.WINDOW: "sort", Kind.UNION: "merge", Kind.MEMORY_SCAN: "merge",
-}  # fmt: skip
-
-
-def kind_of(node: Node) -> TaskKind:
-    """Return what a piece mostly does: the first of its nodes from the top that says."""
-    for each in node.walk():
-        if each.kind in _KINDS:
-            return _KINDS[each.kind]
-    return "scan"

@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from datafusion import ExecutionPlan, SessionContext
 from functions.plan_proto import SCANS, Field, Kind, Node, decode, encode, fields_of, join_fields
 from storage.errors import InvalidError
 
-__all__ = ["Leaf", "filled", "leaf_node", "leaf_of", "narrowed", "schema_of"]
+__all__ = ["Leaf", "filled", "leaf_node", "leaf_of", "narrowed", "reading_all", "schema_of"]
 
 _MARK, _SCHEMA = 1000, 1001
 _RIGHT_JOIN = 2
@@ -47,13 +48,18 @@ class Leaf:
 
 def leaf_node(leaf: Leaf, schema: pa.Schema) -> Node:
     """Return the leaf as a node of a plan, whose rows have ``schema``."""
+    return _marked(_unmarked(schema), leaf)
+
+
+@lru_cache(maxsize=256)
+def _unmarked(schema: pa.Schema) -> Node:
     # Columns of a table need names of their own, those of a plan do not.
     numbered = pa.schema([field.with_name(str(place)) for place, field in enumerate(schema)], schema.metadata)
     context = SessionContext()
     context.register_record_batches("leaf", [[pa.RecordBatch.from_pylist([], schema=numbered)]])
     node = decode(context.table("leaf").execution_plan().to_bytes(context))
     node = node.with_field(1).with_field(2, _renamed(node.data(2)[0], schema.names))
-    return _marked(node.with_field(_SCHEMA, schema.serialize().to_pybytes()), leaf)
+    return node.with_field(_SCHEMA, schema.serialize().to_pybytes())
 
 
 def _renamed(schema: bytes, names: Sequence[str]) -> bytes:
@@ -67,6 +73,14 @@ def _renamed(schema: bytes, names: Sequence[str]) -> bytes:
         else:
             out.append((number, value))
     return join_fields(out)
+
+
+def reading_all(node: Node) -> Node | None:
+    """Return a leaf that reads all pages of a stage in place of one that reads buckets; None for any other node."""
+    leaf = leaf_of(node)
+    if leaf is None or leaf.how != "bucket":
+        return None
+    return _marked(node, replace(leaf, how="all", n_partitions=1))
 
 
 def _marked(node: Node, leaf: Leaf) -> Node:
@@ -136,7 +150,7 @@ def narrowed(node: Node, partition: int) -> Node:
     if node.kind == Kind.MEMORY_SCAN:
         return node.with_field(1, node.data(1)[partition])
     if node.kind in SCANS:
-        return _only_group(node, partition)
+        return replace(node, groups=(node.groups[partition],), n_partitions=1)
     if node.kind in (Kind.COALESCE_PARTITIONS, Kind.SORT_PRESERVING_MERGE):
         return node
     if node.kind == Kind.UNION:
@@ -151,13 +165,6 @@ def narrowed(node: Node, partition: int) -> Node:
     if node.kind in _COLLECTS and not (node.kind == Kind.HASH_JOIN and node.number(6) == PARTITIONED):
         return node.with_inputs([inputs[0], narrowed(inputs[1], partition)])
     return node.with_inputs([narrowed(child, partition) for child in inputs])
-
-
-def _only_group(node: Node, partition: int) -> Node:
-    config = list(fields_of(node.data(1)[0]))
-    groups = [each for each in config if each[0] == 1]
-    rest = [each for each in config if each[0] != 1]
-    return node.with_field(1, join_fields([groups[partition], *rest]))
 
 
 def schema_of(context: SessionContext, node: Node) -> pa.Schema:
@@ -179,8 +186,7 @@ def _emptied(node: Node) -> Node:
     if node.kind == Kind.MEMORY_SCAN:
         return node.with_field(1, b"").with_field(_MARK).with_field(_SCHEMA)
     if node.kind in SCANS:
-        rest = [each for each in fields_of(node.data(1)[0]) if each[0] != 1]
-        return node.with_field(1, join_fields([(1, b""), *rest]))
+        return replace(node, groups=(b"",))
     emptied = node.with_inputs([_emptied(child) for child in node.inputs])
     if node.kind in _GIVE_ROWS:
         return Node(Kind.LOCAL_LIMIT, ((2, 0),), ((1, emptied),))

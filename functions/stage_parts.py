@@ -62,7 +62,8 @@ class Stage:
     n_partitions : tasks it can be
     schema : of its rows
     scan_bytes : sizes of the files that it reads, of each its part that is read
-    whole : whether the plan is not cut, and is one task as it is
+    whole : whether it is one task with all partitions of its plan, as it is
+    local : whether its rows lie in the memory of the process that planned, which best makes pages of them itself
     """
 
     number: int
@@ -74,10 +75,17 @@ class Stage:
     exchange: Exchange
     scan_bytes: int = 0
     whole: bool = False
+    local: bool = False
 
     @cached_property
     def _node(self) -> Node:
         return decode(self.plan)
+
+    @property
+    def passes(self) -> bool:
+        """Whether its rows are those of its only input, so that running it would only copy them."""
+        leaf = leaf_of(self._node) if self.plan and not self.whole else None
+        return leaf is not None and leaf.how == "all"
 
     def piece(self, partition: int) -> Piece:
         """Return what the task of one partition runs: only its own files and rows are in the plan."""

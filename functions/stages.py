@@ -19,9 +19,10 @@ import pyarrow as pa
 from datafusion import ExecutionPlan, SessionContext
 
 from functions.plan_proto import Kind, Node, decode, encode, join_fields
-from functions.stage_cut import Cut, Cutter, kind_of, scan_bytes
+from functions.stage_cut import Cut, Cutter
 from functions.stage_leaf import filled, leaf_of, schema_of
 from functions.stage_parts import Exchange, Piece, Read, Stage, Stages, pages_of
+from functions.stage_weights import kind_of, scan_bytes
 from storage.errors import UnsupportedError
 
 __all__ = ["DISTRIBUTED_OPTIONS", "Exchange", "Piece", "Read", "Stage", "Stages", "bind", "pages_of", "split"]
@@ -96,7 +97,7 @@ def _stage(number: int, cut: Cut) -> Stage:
     leaves = [leaf for each in cut.node.walk() if (leaf := leaf_of(each)) is not None]
     stage = Stage(
         number, kind_of(cut.node), encode(cut.node), [(leaf.name, leaf.stage) for leaf in leaves],
-        cut.node.n_partitions, cut.schema, cut.exchange, scan_bytes(cut.node),
+        cut.node.n_partitions, cut.schema, cut.exchange, scan_bytes(cut.node), cut.local, cut.local,
     )  # fmt: skip
     stage.__dict__["_node"] = cut.node
     return stage

@@ -15,7 +15,7 @@ from functions.plan_proto import decode
 from functions.stages import Read, bind, pages_of, split
 from functions.tasks import Page
 from storage.errors import CorruptError, InvalidError
-from tests.support.stage_run import assert_same, context_of, plan_of, run, run_in_processes
+from tests.support.stage_run import assert_same, context_of, pieces, plan_of, run, run_in_processes
 
 N_ROWS = 4000
 PARTITIONED = {
@@ -318,3 +318,33 @@ def test_damaged_plans_are_said_to_be_damaged(cut_at: int, folder: Path) -> None
     data = split(context, plan_of(context, "SELECT count(*) FROM big")).stages[0].plan
     with pytest.raises(CorruptError):
         decode(data[:-cut_at])
+
+
+def test_rows_in_memory_become_pages_when_they_are_many(folder: Path, alone: SessionContext) -> None:
+    context = _registered(context_of(3), folder)
+    batches = pa.table({"k": pa.array(range(200_000)), "n": pa.array(range(200_000))}).to_batches(max_chunksize=50_000)
+    for each in (context, alone):
+        each.register_record_batches("many", [batches[:1], batches[1:3], batches[3:]])
+    for sql in (
+        "SELECT k, n FROM many UNION ALL SELECT k, id FROM big",
+        "SELECT b.id, m.n FROM many m JOIN big b ON b.k = m.k",
+        "SELECT b.id FROM many m RIGHT ANTI JOIN big b ON b.k = m.k",
+        "SELECT sum(n) FROM many",
+        "SELECT * FROM many",
+    ):
+        got, stages = run(context, sql)
+        assert_same(got, alone.sql(sql).to_arrow_table())
+        local = [stage for stage in stages.stages if stage.local]
+        assert [(stage.n_partitions, stage.exchange.n_buckets) for stage in local] == [(1, 3)]
+        assert max(len(piece.plan) for stage in stages.stages if not stage.local for piece in pieces(stage)) < 20_000
+
+
+def test_work_is_not_left_to_the_last_stage(folder: Path) -> None:
+    context = _registered(context_of(3), folder)
+    for sql in (
+        "SELECT name FROM small WHERE k NOT IN (SELECT k FROM big)",
+        "SELECT id, sum(id) OVER (ORDER BY id) FROM big",
+        "SELECT * FROM big",
+    ):
+        assert split(context, plan_of(context, sql)).stages[-1].passes
+    assert not split(context, plan_of(context, "SELECT count(*) FROM big")).stages[-1].passes
