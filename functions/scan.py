@@ -44,6 +44,7 @@ __all__ = ["ScanCache", "TableScan", "file_url", "make_scan"]
 UNION_BRANCHES_MAX = 1_000
 """A view with more native scans costs more to plan (0.4 ms a branch) than merge-on-read costs to read."""
 FOREVER = 2**63 - 1
+_UNITS = ("s", "ms", "us", "ns")
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,18 @@ def _column(
         return f"{identifier(source.name)} AS {name}"
     if pa.types.is_nested(logical.type) or pa.types.is_nested(source.type):
         raise UnsupportedError("nested columns that changed")
-    return f"arrow_cast({identifier(source.name)}, '{type_name(logical.type)}') AS {name}"
+    return f"arrow_cast({_exact(source, logical.type)}, '{type_name(logical.type)}') AS {name}"
+
+
+def _exact(source: pa.Field, wanted: pa.DataType) -> str:
+    """Return the stored column, a timestamp of a coarser unit by a function: from comparisons of a cast one the engine
+    takes the cast away, and cuts what it is compared with to the coarser unit."""
+    kind, name = source.type, identifier(source.name)
+    if not (pa.types.is_timestamp(kind) and pa.types.is_timestamp(wanted)):
+        return name
+    if _UNITS.index(kind.unit) >= _UNITS.index(wanted.unit):
+        return name
+    return f"to_timestamp_{'nanos' if wanted.unit == 'ns' else 'micros'}({name})"
 
 
 def _is_plain(snapshot: Snapshot, stored: pa.Schema) -> bool:

@@ -40,3 +40,16 @@ def test_an_instant_and_a_wall_clock_do_not_unite(tmp_path: Path) -> None:
     pq.write_table(pa.table({"t": pa.array([1], pa.timestamp("us"))}), tmp_path / "2.parquet")
     with firnline.connect(tmp_path) as lake, pytest.raises(UnsupportedError, match=r"2\.parquet"):
         lake.sql(f"SELECT t FROM parquet('{tmp_path}/*.parquet')")
+
+
+@pytest.mark.parametrize("zone", [None, "UTC"])
+def test_times_of_a_coarser_file_are_compared_to_the_microsecond(tmp_path: Path, zone: str | None) -> None:
+    pq.write_table(pa.table({"t": pa.array([0, 1, -1], pa.timestamp("ms", zone))}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"t": pa.array([1], pa.timestamp("us", zone))}), tmp_path / "2.parquet")
+    late = "TIMESTAMPTZ '1970-01-01T00:00:00.000001Z'" if zone else "TIMESTAMP '1970-01-01T00:00:00.000001'"
+    with firnline.connect(tmp_path / "lake") as lake:
+        for condition, expected in (("= {}", [1]), ("< {}", [-1000, 0]), (">= {}", [1, 1000]), ("IN ({})", [1])):
+            found = lake.sql(
+                f"SELECT t FROM parquet('{tmp_path}/*.parquet') WHERE t {condition.format(late)} ORDER BY t"
+            )
+            assert found["t"].cast(pa.timestamp("us", zone)).cast(pa.int64()).to_pylist() == expected, condition
