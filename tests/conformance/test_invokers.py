@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from functions.invoke import Invoker, InvokerLimits
+from functions.invoke.http import HttpInvoker
 from functions.invoke.inline import InlineInvoker
 from functions.invoke.processes import ProcessInvoker, process_settings
 from functions.tasks import Task, decode_reply, encode_task
@@ -26,6 +27,7 @@ from storage.errors import (
     UnavailableError,
 )
 from tests.support.processes import children, until
+from tests.support.task_fronts import http_front
 from tests.support.task_workers import SECRET, open_doer
 
 pytestmark = pytest.mark.anyio
@@ -61,10 +63,19 @@ async def open_processes() -> AsyncIterator[Invoker]:
     await invoker.close()
 
 
+@asynccontextmanager
+async def open_http() -> AsyncIterator[Invoker]:
+    async with http_front(N_AT_ONCE) as url:
+        invoker = HttpInvoker(url, SystemClock(), limits=LIMITS)
+        yield invoker
+        await invoker.close()
+
+
 _SAME_PROCESS = "its worker is this process"
 INVOKERS = {
     "inline": Backend(open_inline, {"dies": _SAME_PROCESS, "stops": "a coroutine cannot stop what holds the thread"}),
     "processes": Backend(open_processes),
+    "http": Backend(open_http),
 }
 
 
