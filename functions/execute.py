@@ -7,28 +7,40 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import pyarrow as pa
-from datafusion import ExecutionPlan, SessionContext
+from datafusion import ExecutionPlan, RecordBatchStream, SessionContext
 
-__all__ = ["PlanMetrics", "metrics_of", "stream"]
+__all__ = ["PlanMetrics", "metrics_of", "start", "stream"]
 
 BUFFERED_BATCHES = 4
 """Batches a partition may be ahead of the reader."""
+
+
+async def start(context: SessionContext, plan: ExecutionPlan) -> list[RecordBatchStream]:
+    """Start the plan and return the stream of each of its partitions.
+
+    In a thread: to start a partition the engine waits for one of its own threads. Those may all be in merge-on-read
+    scans, of this plan's first partitions or of another statement, and these wait for the event loop to fetch bytes.
+    """
+    return await asyncio.to_thread(
+        lambda: [context.execute(plan, partition) for partition in range(plan.partition_count)]
+    )
 
 
 async def stream(context: SessionContext, plan: ExecutionPlan) -> AsyncGenerator[pa.RecordBatch, None]:
     """Yield the plan's batches. Partitions run concurrently, as a partitioned join needs (drained one after another
     they deadlock); a plan of one partition keeps its order. Closing the iterator stops them.
     """
-    if plan.partition_count <= 1:
-        if plan.partition_count == 1:
-            async for batch in context.execute(plan, 0):
-                yield batch.to_pyarrow()
+    streams = await start(context, plan)
+    if len(streams) == 1:
+        async for batch in streams[0]:
+            yield batch.to_pyarrow()
+    if len(streams) <= 1:
         return
-    queue: asyncio.Queue[pa.RecordBatch | BaseException | None] = asyncio.Queue(BUFFERED_BATCHES * plan.partition_count)
+    queue: asyncio.Queue[pa.RecordBatch | BaseException | None] = asyncio.Queue(BUFFERED_BATCHES * len(streams))
 
-    async def drain(partition: int) -> None:
+    async def drain(batches: RecordBatchStream) -> None:
         try:
-            async for batch in context.execute(plan, partition):
+            async for batch in batches:
                 await queue.put(batch.to_pyarrow())
             await queue.put(None)
         except asyncio.CancelledError:
@@ -36,7 +48,7 @@ async def stream(context: SessionContext, plan: ExecutionPlan) -> AsyncGenerator
         except BaseException as error:  # noqa: BLE001 - the engine's panics are BaseExceptions; the reader raises it
             await queue.put(error)
 
-    tasks = [asyncio.create_task(drain(partition)) for partition in range(plan.partition_count)]
+    tasks = [asyncio.create_task(drain(batches)) for batches in streams]
     try:
         running = len(tasks)
         while running:

@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
-from datafusion import ExecutionPlan
+from datafusion import ExecutionPlan, RecordBatchStream
 
 from functions.exchange import PageWriter, read_pages
-from functions.execute import metrics_of
+from functions.execute import metrics_of, start
 from functions.plan_files import files_of
 from functions.run_task import Outcome, Work
 from functions.session import OWN_FUNCTIONS
@@ -81,10 +81,10 @@ async def _write(work: Work, task: Task, plan: ExecutionPlan) -> list[Page]:
     name = f"{task.id}-{task.attempt}-{work.clock.new_id()[:8]}"
     writer: PageWriter | None = None
 
-    async def drain(partition: int) -> None:
+    async def drain(partition: int, batches: RecordBatchStream) -> None:
         nonlocal writer
         bucket = 0 if task.kind == "query" else partition
-        async for batch in work.session.context.execute(plan, partition):
+        async for batch in batches:
             rows = batch.to_pyarrow()
             if writer is None:
                 writer = PageWriter(
@@ -93,7 +93,8 @@ async def _write(work: Work, task: Task, plan: ExecutionPlan) -> list[Page]:
             await writer.add(bucket, rows)
 
     # At once: the partitions of a joined or repartitioned plan wait for each other.
-    draining = [asyncio.create_task(drain(partition)) for partition in range(plan.partition_count)]
+    streams = await start(work.session.context, plan)
+    draining = [asyncio.create_task(drain(partition, batches)) for partition, batches in enumerate(streams)]
     try:
         await asyncio.gather(*draining)
         return await writer.finish() if writer is not None else []
