@@ -1,0 +1,78 @@
+"""On which terms a statement's tasks are sent, and the count of what came of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["Tally", "Terms"]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Values for one statement's tasks.
+
+    results : location prefix of its pages (`functions.exchange.results_prefix`)
+    deadline_ms : since the epoch; 0: none
+    tasks_max : at once; 0: as many as the invoker takes
+    attempts_max : of a task, before its statement fails; those that were throttled do not count
+    throttles_max : of a task in a row
+    hedge_factor, hedge_after_s : a task is a straggler past both ``hedge_factor`` times its stage's 95th percentile
+        and ``hedge_after_s``; a factor of 0: never
+    hedge_share : copies, as a share of the stage's tasks; one is always allowed
+    """
+
+    statement_id: str
+    secret: bytes = field(repr=False)
+    results: str = ""
+    deadline_ms: int = 0
+    tasks_max: int = 0
+    memory_bytes: int = 0
+    traceparent: str = ""
+    attempts_max: int = 4
+    throttles_max: int = 30
+    backoff_s: float = 0.1
+    backoff_max_s: float = 10.0
+    task_timeout_ms: int = 900_000
+    hedge_factor: float = 2.0
+    hedge_after_s: float = 1.0
+    hedge_share: float = 0.1
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a statement's tasks came to; complete when its rows are exhausted.
+
+    tasks : that gave rows which count
+    retries : attempts after one that failed or was throttled
+    hedges : second copies of stragglers, and ``hedges_won`` those that answered first
+    bytes_moved : messages, replies and stored pages
+    usage : sums over all replies, failed tasks' and losers' included
+    gb_s : memory that replies say they held, times their wall time; of attempts without a reply, an estimate
+    """
+
+    tasks: int = 0
+    attempts: int = 0
+    retries: int = 0
+    throttles: int = 0
+    hedges: int = 0
+    hedges_won: int = 0
+    reruns: int = 0
+    bytes_moved: int = 0
+    gb_s: float = 0.0
+    most_running: int = 0
+    usage: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add_usage(self, usage: Mapping[str, float]) -> None:
+        """Count what a reply says of itself."""
+        for name, value in usage.items():
+            if name == "memory_mb":
+                self.usage[name] = max(self.usage[name], value)
+            else:
+                self.usage[name] += value
+        self.gb_s += usage.get("wall_ms", 0.0) / 1000 * usage.get("memory_mb", 0.0) / 1024
+
+    def add_lost(self, elapsed_s: float) -> None:
+        """Count an attempt that gave no reply: it worked for as long as it was waited for, like the others."""
+        self.gb_s += elapsed_s * self.usage["memory_mb"] / 1024

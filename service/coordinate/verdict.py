@@ -1,0 +1,45 @@
+"""What to do about a task's error: one table, by class."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from storage.errors import (
+    CorruptError,
+    FirnlineError,
+    IndeterminateError,
+    NotFoundError,
+    OverloadedError,
+    StatementTimeoutError,
+    UnavailableError,
+)
+
+__all__ = ["Verdict", "page_of", "verdict"]
+
+Verdict = Literal["again", "slower", "page", "fail"]
+"""Send it again; the same, but slow down; run the task again that wrote the page; fail the statement."""
+
+
+def verdict(error: FirnlineError, *, of_reply: bool = False) -> Verdict:
+    """Return what an error asks for.
+
+    Parameters
+    ----------
+    of_reply : the reply itself was damaged or answered another task, which says nothing of stored bytes
+    """
+    if isinstance(error, OverloadedError):
+        return "slower"
+    # A task is pure: whether it happened makes no difference to sending it again.
+    if isinstance(error, (UnavailableError, IndeterminateError, StatementTimeoutError)):
+        return "again"
+    if isinstance(error, CorruptError) and of_reply:
+        return "again"
+    return "page" if page_of(error) is not None else "fail"
+
+
+def page_of(error: FirnlineError) -> str | None:
+    """Return the location of the page that an error is about, if it is one that lies somewhere."""
+    if not isinstance(error, (CorruptError, NotFoundError)):
+        return None
+    page = error.facts.get("page")
+    return page if isinstance(page, str) and "://" in page else None
