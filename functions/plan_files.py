@@ -9,8 +9,8 @@ from storage.errors import CorruptError
 
 __all__ = ["files_of"]
 
-_CONFIG, _GROUPS, _STORE = 1, 1, 8
-"""Fields of a scan (its ``FileScanExecConf``), and of that: file groups and the object store's URL."""
+_CONFIG, _STORE = 1, 8
+"""Fields of a scan (its ``FileScanExecConf``, without its file groups), and of that: the object store's URL."""
 _FILES, _PATH = 1, 1
 """Fields of a ``FileGroup`` and of a ``PartitionedFile``."""
 
@@ -24,10 +24,10 @@ def files_of(plan: bytes) -> Iterator[str]:
     for node in decode(plan).walk():
         if node.kind not in SCANS:
             continue
-        # Of a field that is there twice the engine takes the last value, and of a list all.
+        # Of a field that is there twice the engine takes the last value.
         fields = [each for config in node.data(_CONFIG) for each in fields_of(config)]
         root = _last(fields, _STORE)
-        for group in _all(fields, _GROUPS):
+        for group in node.groups:
             for file in _all(fields_of(group), _FILES):
                 yield _location(root, _last(fields_of(file), _PATH))
 

@@ -138,7 +138,7 @@ def decode(data: bytes) -> Node:
             children.append((field, decode(value)))
         elif field == 1 and kind in SCANS and isinstance(value, bytes):
             config = list(fields_of(value))
-            groups = tuple(each for number, each in config if number == 1 and isinstance(each, bytes))
+            groups += tuple(each for number, each in config if number == 1 and isinstance(each, bytes))
             fields.append((1, join_fields([each for each in config if each[0] != 1])))
         else:
             fields.append((field, value))
@@ -150,8 +150,7 @@ def encode(node: Node) -> bytes:
     fields = list(node.fields)
     if node.kind in SCANS:
         groups = join_fields([(1, group) for group in node.groups])
-        fields = [(1, groups + value) if field == 1 and isinstance(value, bytes) else (field, value)
-                  for field, value in fields]  # fmt: skip
+        fields.insert(0, (1, groups))  # beside what field 1 has: a message that is there twice is one
     body = join_fields([*((field, encode(child)) for field, child in node.children), *fields])
     return join_fields([(node.kind, body)])
 
