@@ -111,8 +111,9 @@ class Memory:
     """What a process remembers of the files it looked into: how their columns are the table's, their deleted rows, and
     which are not to be trusted."""
 
-    def __init__(self, entries_max: int = 4096) -> None:
-        self._entries_max = entries_max
+    def __init__(self, entries_max: int = 4096, deletes_bytes_max: int = 64 << 20) -> None:
+        self._entries_max, self._deletes_bytes_max = entries_max, deletes_bytes_max
+        self._deletes_bytes = 0
         self._shapes: OrderedDict[tuple[object, ...], Shape] = OrderedDict()
         self._schemas: OrderedDict[tuple[object, ...], pa.Schema] = OrderedDict()
         self._deletes: OrderedDict[Deletes, LoadedDeletes] = OrderedDict()
@@ -143,10 +144,17 @@ class Memory:
     async def deletes(self, stores: Stores, wanted: Deletes) -> LoadedDeletes:
         """Return the deleted rows, read once."""
         known = self._deletes.get(wanted)
-        if known is None:
-            known = self._deletes[wanted] = await wanted.load(stores)
-            while len(self._deletes) > self._entries_max:
-                self._deletes.popitem(last=False)
+        if known is not None:
+            self._deletes.move_to_end(wanted)
+            return known
+        known = await wanted.load(stores)
+        if wanted not in self._deletes:
+            self._deletes[wanted] = known
+            self._deletes_bytes += _n_bytes(known)
+        while self._deletes and (
+            len(self._deletes) > self._entries_max or self._deletes_bytes > self._deletes_bytes_max
+        ):
+            self._deletes_bytes -= _n_bytes(self._deletes.popitem(last=False)[1])
         return known
 
     def distrust(self, location: str, etag: str) -> None:
@@ -168,6 +176,10 @@ class Memory:
             while len(self._trusted) > _SEGMENTS_MAX:
                 self._trusted.popitem(last=False)
         return known[2]
+
+
+def _n_bytes(deletes: LoadedDeletes) -> int:
+    return int(deletes.positions.nbytes) + sum(int(each.keys.nbytes) for each in deletes.equality)
 
 
 def found_schema(snapshot: Snapshot, names: Sequence[str]) -> pa.Schema:

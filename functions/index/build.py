@@ -18,7 +18,7 @@ from functions.index.segment import Segment
 from functions.index.stored import model_bytes
 from storage.errors import ConflictError, CorruptError, FirnlineError, InvalidError, NotFoundError, UnsupportedError
 from storage.stores import Stores
-from storage.tables.slices import FileLayout, pack, read_layouts
+from storage.tables.slices import FileLayout, pack, read_layouts, unpack
 from storage.tables.snapshot import Snapshot
 
 __all__ = ["GONE", "REPLACED", "Built", "build"]
@@ -206,4 +206,4 @@ def _fitted(bare: Segment, keys: Sequence[FileKeys], epsilon: int | None, filter
             segment = replace(segment, space=space, model=model, error=model.error)
         else:
             segment = replace(segment, space=space, model=locator.fit(keys, filter_bits=filter_bits))
-    return replace(segment, n_bytes=model_bytes(segment) + len(pack(bare.layouts)))
+    return replace(segment, n_bytes=model_bytes(segment) + unpack(pack(bare.layouts)).n_bytes)

@@ -132,7 +132,7 @@ def _segment(header: Mapping[str, Any], sections: _Sections) -> Segment:
         kind, types, paths, sizes.astype(np.int64), etags, layouts, int(header["keys"]), 0,
         model.error if isinstance(model, Learned) else 0, KeySpace(spaces) if spaces else None, model,
     )  # fmt: skip
-    return replace(segment, n_bytes=model_bytes(segment) + sections["layouts"].nbytes)
+    return replace(segment, n_bytes=model_bytes(segment) + layouts.n_bytes)
 
 
 def model_bytes(segment: Segment) -> int:

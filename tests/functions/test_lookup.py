@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from catalog.indexes import IndexKind
+from functions.lookup import Memory
 from service.executor import InlineExecutor
 from service.statement import Receipt, Route, Statement
 from storage.errors import InvalidError
+from storage.tables.snapshot import Deletes, LoadedDeletes
 from tests.support.indexed import add_index, refresh_indexes
 from tests.support.lakes import Lake, open_lake
 
@@ -282,3 +286,28 @@ async def test_every_route_answers_in_the_same_columns(lake: Lake) -> None:
                 rows = pa.Table.from_batches(batches, result.schema).to_pylist()
                 found.append((result.schema.names, result.schema.types, rows))
             assert found[0] == found[1] == found[2]
+
+
+@dataclass(frozen=True)
+class Gone(Deletes):
+    """The first rows of a file."""
+
+    file: int
+    n_rows: int
+
+    async def load(self, stores: object) -> LoadedDeletes:
+        loads.append(self.file)
+        return LoadedDeletes(np.arange(self.n_rows))
+
+
+loads: list[int] = []
+
+
+async def test_deleted_rows_are_remembered_up_to_a_number_of_bytes(lake: Lake) -> None:
+    memory = Memory(deletes_bytes_max=8_000)
+    loads.clear()
+    for file in (0, 1, 0, 2, 0, 1):
+        found = await memory.deletes(lake.engine.stores, Gone(file, 400))
+        assert len(found.positions) == 400
+    assert loads == [0, 1, 2, 1]
+    assert len((await memory.deletes(lake.engine.stores, Gone(3, 5_000))).positions) == 5_000

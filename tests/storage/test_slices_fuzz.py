@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from storage.errors import CorruptError, UnsupportedError
 from storage.tables.slices import FileLayout, Slice, decode, pack, plan_reads, unpack
+from storage.tables.slices import stored as stored_form
 from storage.tables.slices.footer import parse_footer, parse_offset_index
 from storage.tables.slices.layout import Chunks
 from storage.tables.slices.thrift import STRUCT, ThriftReader
@@ -135,6 +137,20 @@ async def test_layouts_are_stored_in_few_bytes_and_shared_schemas_once() -> None
     assert unpack(stored)[999].etag == "etag-999"
     assert unpack(stored)[5:7][1].etag == "etag-6"
     assert len({layout.file_schema for layout in unpack(stored)}) == 1
+
+
+async def test_layouts_in_memory_take_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = {f"column_{i}": np.arange(20_000) for i in range(16)}
+    one = await layout_of(parquet(pa.table(columns), row_group_size=1_000))
+    data = pack([one] * 500)
+    most = unpack(data).n_bytes
+    monkeypatch.setattr(stored_form, "_KEPT_BYTES_MAX", most // 20)
+    tracemalloc.start()
+    found = unpack(data)
+    assert all(each.n_rows == 20_000 for each in found)
+    used, _peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used < 1.25 * found.n_bytes < most
 
 
 async def test_layouts_without_places_are_stored_too() -> None:

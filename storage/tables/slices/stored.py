@@ -34,7 +34,9 @@ _MAGIC, _VERSION = b"FLAY", 1
 _BODY_BYTES_MAX = 4 << 30
 _TYPES: dict[str, type[np.signedinteger[Any]]] = {"b": np.int8, "h": np.int16, "i": np.int32, "q": np.int64}
 _HEADER_BYTES = 17
-_KEPT_MAX = 2048
+_CHUNK_ARRAYS, _PAGE_ARRAYS = 7, 3
+_KEPT_BYTES_MAX = 16 << 20
+"""Of layouts that were made, for all files of one `pack`; in narrow sections they take an eighth to a third of it."""
 
 
 def pack(layouts: Sequence[FileLayout]) -> bytes:
@@ -111,7 +113,7 @@ def _bytes(code: bytes, data: bytes) -> bytes:
     return len(data).to_bytes(8, "little") + code + data
 
 
-def unpack(data: bytes) -> Sequence[FileLayout]:
+def unpack(data: bytes) -> Layouts:
     """Return the layouts of `pack`, each made when it is first asked for. Raises `CorruptError`."""
     if len(data) < _HEADER_BYTES or data[:4] != _MAGIC or data[4] != _VERSION:
         raise CorruptError("these are no stored layouts, or of a later version")
@@ -121,7 +123,7 @@ def unpack(data: bytes) -> Sequence[FileLayout]:
     if n_bytes > _BODY_BYTES_MAX:
         raise CorruptError("stored layouts are larger than they can be", bytes=n_bytes)
     try:
-        return _Layouts(_Sections(pa.decompress(data[17:], n_bytes, codec="zstd", asbytes=True)))
+        return Layouts(_Sections(pa.decompress(data[17:], n_bytes, codec="zstd", asbytes=True)))
     except (ValueError, OSError, pa.ArrowException, UnsupportedError, UnicodeDecodeError) as error:
         raise CorruptError("stored layouts are damaged", reason=str(error)) from error
 
@@ -153,8 +155,11 @@ class _Sections:
         return self._body[start : self._at], code
 
 
-class _Layouts(Sequence[FileLayout]):
-    """Layouts, each made when it is asked for; the last ones are kept."""
+class Layouts(Sequence[FileLayout]):
+    """Layouts, each made when it is asked for; the last ones are kept.
+
+    n_bytes : of the sections in memory, and of all layouts that may be kept
+    """
 
     def __init__(self, sections: _Sections) -> None:
         texts = sections.texts()
@@ -176,6 +181,12 @@ class _Layouts(Sequence[FileLayout]):
         if {len(part) for part in self._pages} != {int(self._page_first[-1])} or self._group_rows.min(initial=0) < 0:
             raise ValueError("sections of pages do not fit each other")
         self._kept: dict[int, FileLayout] = {}
+        self._kept_bytes = 0
+        per_group = (self._group_first, self._group_rows)
+        per_chunk = (self._chunk_first, self._gaps, *self._plain.values(), self._page_count, self._page_first)
+        stored = sum(int(each.nbytes) for each in (self._schema_of, *per_group, *per_chunk, *self._pages))
+        wide = 8 * (len(self._group_rows) + _CHUNK_ARRAYS * len(self._gaps) + _PAGE_ARRAYS * len(self._pages[0]))
+        self.n_bytes = stored + min(_KEPT_BYTES_MAX, wide)
 
     def __len__(self) -> int:
         return len(self._etags)
@@ -190,9 +201,13 @@ class _Layouts(Sequence[FileLayout]):
         number = range(len(self))[at]
         found = self._kept.get(number)
         if found is None:
-            if len(self._kept) >= _KEPT_MAX:
+            found = self._layout(number)
+            n_bytes = _wide_bytes(found)
+            if self._kept_bytes + n_bytes > _KEPT_BYTES_MAX:
                 self._kept.clear()
-            found = self._kept[number] = self._layout(number)
+                self._kept_bytes = 0
+            self._kept[number] = found
+            self._kept_bytes += n_bytes
         return found
 
     def _layout(self, number: int) -> FileLayout:
@@ -218,6 +233,11 @@ class _Layouts(Sequence[FileLayout]):
             start, head, size, extra, codec, coded, page_first,
             _sums_within(rows, counts), _page_starts(gaps, sizes, counts, start + head), sizes,
         )  # fmt: skip
+
+
+def _wide_bytes(layout: FileLayout) -> int:
+    chunks = layout.chunks
+    return 8 * (len(layout.groups) + _CHUNK_ARRAYS * len(chunks.start) + _PAGE_ARRAYS * len(chunks.page_row))
 
 
 def _firsts(counts: np.ndarray) -> np.ndarray:
