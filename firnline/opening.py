@@ -15,10 +15,13 @@ from storage.log import AckMode
 from storage.log.settings import LogSettings
 
 if TYPE_CHECKING:
+    from functions.task_worker import TaskWorkerSettings
     from service.log.server import LogServerSettings
     from service.server import ServeSettings
+    from service.task_server import TaskServerSettings
 
-__all__ = ["engine_settings", "limits", "log_access", "log_server_settings", "open_runner", "serve_settings"]
+__all__ = ["engine_settings", "limits", "log_access", "log_server_settings", "open_runner", "serve_settings",
+           "task_server_settings", "task_worker_settings"]  # fmt: skip
 
 _JOURNAL_BYTES_MAX = 32 << 20
 """Others on this machine read the journal as a whole."""
@@ -71,6 +74,31 @@ def log_server_settings(settings: Settings, host: str, port: int, shards: tuple[
     engine = engine_settings(settings.lake, settings)
     engine = replace(engine, compact=False, log=replace(engine.log, url=settings.log_url, may_own=True))
     return LogServerSettings(engine=engine, shards=shards, host=host, port=port)
+
+
+def task_worker_settings(settings: Settings) -> TaskWorkerSettings:
+    """Return the settings of a worker, whose tasks reach the lake and ``allow`` only."""
+    from functions.task_worker import TaskWorkerSettings
+
+    return TaskWorkerSettings(
+        lake=settings.lake,
+        secret=(settings.task_secret or "").encode(),
+        allow=settings.allow,
+        memory_bytes=settings.memory_bytes,
+        spill_dir=settings.spill_dir,
+        target_partitions=settings.target_partitions,
+        s3=settings.s3_options(),
+    )
+
+
+def task_server_settings(
+    settings: Settings, host: str, port: int, allow: tuple[str, ...], concurrency: int, listener: int | None
+) -> TaskServerSettings:
+    """Return the settings of a worker that is asked over HTTP."""
+    from service.task_server import TaskServerSettings
+
+    worker = task_worker_settings(replace(settings, allow=(*settings.allow, *allow)))
+    return TaskServerSettings(worker, host=host, port=port, listener=listener, concurrency=concurrency)
 
 
 def limits(settings: Settings) -> Limits:

@@ -76,20 +76,22 @@ class TaskRunner:
     options : of the engine; a task may ask for less memory than these give, not for more
     jobs : kinds beside those of this module, or in their place
     extra_usage : put into each reply's usage, such as the memory that the platform bills
+    observe : is told of each task that ended by itself
 
-    broken : whether the engine panicked, after which the process is better replaced
+    broken : whether the engine panicked, or did not stop at a deadline: the process is better replaced
     doubtful : whether a task was stopped since the engine was last seen at rest (`rested`)
     """
 
     def __init__(
         self, options: SessionOptions, stores: Stores, clock: Clock, secret: bytes, *,
         jobs: Mapping[TaskKind, Job] | None = None, extra_usage: Mapping[str, float] | None = None,
+        observe: Callable[[Task, Reply], None] | None = None,
     ) -> None:  # fmt: skip
         self.broken = self.doubtful = False
         self.n_tasks = 0
         self._options, self._stores, self._clock, self._secret = options, stores, clock, secret
         self._jobs = dict(jobs or {})
-        self._extra = dict(extra_usage or {})
+        self._extra, self._observe = dict(extra_usage or {}), observe
         self._footers = FooterCache()
         self._sessions: dict[int, Session] = {}
         self._shares = _CpuShares()
@@ -112,6 +114,8 @@ class TaskRunner:
             outcome = await self._limited(task, stores)
         except BaseException as raised:
             self.doubtful = self.doubtful or isinstance(raised, (asyncio.CancelledError, StatementTimeoutError))
+            if isinstance(raised, StatementTimeoutError) and self.n_running == 1:
+                self.broken = self.broken or not await self.rested()
             if not isinstance(raised, Exception) and not is_panic(raised):
                 raise
             self.broken = self.broken or is_panic(raised)
@@ -133,7 +137,14 @@ class TaskRunner:
         reply = Reply(
             task.statement_id, task.id, task.attempt, outcome.pages if error is None else (), error, usage, outcome.body
         )
+        if self._observe is not None:
+            self._observe(task, reply)
         return encode_reply(reply, self._secret)
+
+    @property
+    def n_running(self) -> int:
+        """Tasks that run now."""
+        return len(self._shares.used)
 
     async def rested(self) -> bool:
         """Whether the engine came to rest after a task that was stopped: some plans ignore that for long, and hold its
@@ -200,23 +211,23 @@ class _CpuShares:
     """Splits the process's CPU time among the tasks that run at a time, so that all shares add up to it."""
 
     def __init__(self) -> None:
-        self._used: dict[object, float] = {}
+        self.used: dict[object, float] = {}
         self._seen_s = 0.0
 
     def begin(self) -> object:
         self._settle()
         share = object()
-        self._used[share] = 0.0
+        self.used[share] = 0.0
         return share
 
     def end(self, share: object) -> float:
         self._settle()
-        return self._used.pop(share)
+        return self.used.pop(share)
 
     def _settle(self) -> None:
         now_s = time.process_time()
-        for share in self._used:
-            self._used[share] += (now_s - self._seen_s) / len(self._used)
+        for share in self.used:
+            self.used[share] += (now_s - self._seen_s) / len(self.used)
         self._seen_s = now_s
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 from functions.run_task import TaskRunner
 from functions.session import SessionOptions
+from functions.tasks import Reply, Task
 from storage.blobs.open import open_blobs
 from storage.blobs.s3_options import S3Options
 from storage.clock import Clock, SystemClock
@@ -46,7 +47,11 @@ class TaskWorkerSettings:
 
 @asynccontextmanager
 async def open_task_runner(
-    settings: TaskWorkerSettings, clock: Clock | None = None, extra_usage: Mapping[str, float] | None = None
+    settings: TaskWorkerSettings,
+    clock: Clock | None = None,
+    *,
+    extra_usage: Mapping[str, float] | None = None,
+    observe: Callable[[Task, Reply], None] | None = None,
 ) -> AsyncIterator[TaskRunner]:
     """Open a runner; its connections are made by its first task. Raises `InvalidError` without a secret."""
     if not settings.secret:
@@ -54,7 +59,7 @@ async def open_task_runner(
     clock = clock or SystemClock()
     stores = Stores(partial(open_blobs, s3=settings.s3, clock=clock), settings.policy())
     options = SessionOptions(settings.memory_bytes, settings.spill_dir, settings.target_partitions, settings.s3)
-    runner = TaskRunner(options, stores, clock, settings.secret, extra_usage=extra_usage)
+    runner = TaskRunner(options, stores, clock, settings.secret, extra_usage=extra_usage, observe=observe)
     try:
         yield runner
     finally:

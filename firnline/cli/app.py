@@ -17,6 +17,7 @@ from firnline.cli.sql import sql
 from firnline.cli.tables import tables
 from firnline.cli.token import token
 from firnline.cli.wal import wal
+from firnline.cli.worker import worker
 
 __all__ = ["firn"]
 
@@ -44,5 +45,5 @@ def firn() -> None:
     """
 
 
-for _command in (sql, lookup, import_, check, serve, wal, compact, tables, history, token, demo):
+for _command in (sql, lookup, import_, check, serve, wal, worker, compact, tables, history, token, demo):
     firn.add_command(_command)

@@ -12,12 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datafusion import SessionContext, udf
+from datafusion import udf
 
 from functions.exchange import read_pages, results_prefix
 from functions.run_task import TaskRunner
 from functions.session import Session, SessionOptions
-from functions.stages import DISTRIBUTED_OPTIONS, Stages, pages_of, split
+from functions.stages import Stages, pages_of
 from functions.task_worker import TaskWorkerSettings, open_task_runner
 from functions.tasks import Page, Reply, Task, decode_reply, encode_task
 from storage.blobs.local import LocalBlobs
@@ -33,6 +33,7 @@ from storage.errors import (
     from_wire,
 )
 from storage.stores import Stores
+from tests.support.task_plans import ENDLESS, context_over, stages_of, task_of
 
 pytestmark = pytest.mark.anyio
 
@@ -51,29 +52,11 @@ class Local:
     def write(self, name: str, table: pa.Table) -> None:
         pq.write_table(table, self.folder / name)
 
-    def context(self, n: int = 3) -> SessionContext:
-        context = SessionContext()
-        for name, value in {**DISTRIBUTED_OPTIONS, "datafusion.execution.target_partitions": str(n)}.items():
-            context.sql(f"SET {name} = '{value}'")
-        context.sql("SET datafusion.execution.parquet.schema_force_view_types = false")
-        for path in sorted(self.folder.glob("*.parquet")):
-            name = path.name.split(".")[0].split("-")[0]
-            if not context.catalog().schema().table_exist(name):
-                listed = ", ".join(f"'{each}'" for each in sorted(self.folder.glob(f"{name}*.parquet")))
-                context.sql(f"CREATE EXTERNAL TABLE {name} STORED AS PARQUET LOCATION ({listed})")
-        return context
-
     def split(self, sql: str, n: int = 3) -> Stages:
-        context = self.context(n)
-        return split(context, context.sql(sql).execution_plan())
+        return stages_of(self.folder, sql, n)
 
     def task(self, **changes: Any) -> Task:
-        deadline_ms = CLOCK.now_ms() + 60_000
-        given: dict[str, Any] = {
-            "kind": "scan", "statement_id": "s1", "id": "0.0", "body": {}, "deadline_ms": deadline_ms,
-            "results": results_prefix(str(self.folder), "s1", deadline_ms),
-        }  # fmt: skip
-        return Task(**(given | changes))
+        return task_of(self.folder, **({"kind": "scan"} | changes))
 
     async def ask(self, task: Task) -> Reply:
         reply = decode_reply(await self.runner.run(encode_task(task, SECRET)), SECRET, task)
@@ -123,7 +106,6 @@ async def local(tmp_path: Path) -> AsyncIterator[Local]:
         yield found
 
 
-ENDLESS = "SELECT sum(value) FROM generate_series(1, 100000000000000)"
 GROUPED = "SELECT g, count(*) AS n, sum(k) AS s, min(v) AS v FROM t GROUP BY g ORDER BY g"
 
 
@@ -185,7 +167,7 @@ async def test_a_plan_that_brings_python_code_is_refused(local: Local, tmp_path:
         proof.touch()
         return values
 
-    context = local.context()
+    context = context_over(local.folder)
     context.register_udf(udf(harmless, [pa.int64()], pa.int64(), "immutable", "harmless"))
     plan = context.sql("SELECT harmless(k) AS k FROM t").execution_plan()
     found = await local.error(local.task(payload=plan.to_bytes(context)))

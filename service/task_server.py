@@ -1,0 +1,259 @@
+"""``firn worker``: tasks over HTTP, one process of a service that scales with what is asked of it.
+
+``POST /v1/task`` takes an encoded task (`functions.tasks`) and answers with the encoded reply; whoever may run tasks is
+known by the task's signature. A task that this worker refuses, or has no room for, is a problem document. At SIGTERM
+or SIGINT it takes no more tasks, gives those that run ``drain_s`` to end, and stops the rest.
+
+Where a stopped task goes on in the engine, the process starts itself anew on the same listening socket as soon as no
+other task runs, so that nobody who connects meanwhile is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import uvicorn
+import uvloop
+from starlette.types import Message, Receive, Scope, Send
+
+from functions.run_task import TaskRunner
+from functions.signed import MESSAGE_BYTES_MAX
+from functions.task_worker import TaskWorkerSettings, open_task_runner
+from service.http_server import bound, serve_app
+from service.logs import configure_logs
+from service.metrics import METRICS_TYPE
+from service.problems import PROBLEM_TYPE, problem_of, send_json
+from service.requests import read_body
+from service.task_metrics import TaskMetrics
+from storage.clock import SystemClock
+from storage.errors import (
+    CancelledError,
+    FirnlineError,
+    InternalError,
+    InvalidError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+)
+
+__all__ = ["TASK_PATH", "TaskApp", "TaskServerSettings", "serve_tasks", "start_anew"]
+
+_log = logging.getLogger("firnline.tasks")
+TASK_PATH = "/v1/task"
+_RETRY_S = 1
+_LISTENER = "--listener"
+"""The hidden option that tells a process started anew which socket it listens on."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskServerSettings:
+    """Everything `serve_tasks` is told.
+
+    port : 0 takes a free one
+    listener : a listening socket that is open already, by its number; None: one is opened
+    concurrency : tasks at once; more are told to come again (429)
+    body_bytes_max : of a task
+    drain_s : how long tasks may go on after SIGTERM
+    """
+
+    worker: TaskWorkerSettings
+    host: str = "127.0.0.1"
+    port: int = 8082
+    listener: int | None = None
+    concurrency: int = 2
+    body_bytes_max: int = MESSAGE_BYTES_MAX
+    drain_s: float = 25.0
+    log_level: str = "info"
+
+
+def serve_tasks(settings: TaskServerSettings) -> int | None:
+    """Serve until a signal ends it; print ``listening on http://…`` once a task would run.
+
+    Returns None, or the listening socket's number when the process is to start anew (`start_anew`).
+
+    Raises `InvalidError` without a secret, and for an address that cannot be had.
+    """
+    configure_logs(settings.log_level)
+    return uvloop.run(_serve(settings))
+
+
+def start_anew(listener: int, arguments: Sequence[str]) -> None:
+    """Replace this process by a new one of the same command line that goes on with the listening socket."""
+    kept = list(arguments)
+    if _LISTENER in kept:
+        at = kept.index(_LISTENER)
+        del kept[at : at + 2]
+    os.set_inheritable(listener, True)
+    os.execv(sys.executable, [sys.executable, *kept, _LISTENER, str(listener)])
+
+
+async def _serve(settings: TaskServerSettings) -> int | None:
+    metrics = TaskMetrics()
+    async with open_task_runner(settings.worker, SystemClock(), observe=metrics.done) as runner:
+        with _listening(settings) as listener:
+            app = TaskApp(runner, metrics, settings.concurrency, settings.body_bytes_max, listener)
+            await serve_app(app, app, listener, drain_s=settings.drain_s, announce=_announce, started=app.started)
+            return app.kept
+
+
+@contextmanager
+def _listening(settings: TaskServerSettings) -> Iterator[socket.socket]:
+    if settings.listener is None:
+        with bound(settings.host, settings.port) as listener:
+            yield listener
+        return
+    try:
+        with socket.socket(fileno=settings.listener) as listener:
+            yield listener
+    except OSError as error:
+        raise InvalidError(f"this is no listening socket: {error.strerror}", listener=settings.listener) from None
+
+
+class TaskApp:
+    """An ASGI app over a `TaskRunner`, served on ``listener``.
+
+    worn : whether the engine is in doubt; no more tasks are taken
+    kept : then, and once none runs, a number of the listening socket that stays open when the server closes it
+    """
+
+    def __init__(
+        self, runner: TaskRunner, metrics: TaskMetrics, concurrency: int, body_bytes_max: int, listener: socket.socket
+    ) -> None:
+        self.worn = False
+        self.kept: int | None = None
+        self._listener = listener
+        self._runner, self._metrics = runner, metrics
+        self._concurrency, self._body_bytes_max = concurrency, body_bytes_max
+        self._running: set[asyncio.Task[bytes]] = set()
+        self._n_slots = 0
+        self._server: uvicorn.Server | None = None
+        metrics.watch(lambda: self._n_slots, concurrency)
+
+    def started(self, server: uvicorn.Server) -> None:
+        """Be told of the server that serves this app."""
+        self._server = server
+
+    def stop_all(self) -> None:
+        """See `service.http_server.Stops`."""
+        for task in self._running:
+            task.cancel()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        try:
+            await self._answer(scope, receive, send)
+        except FirnlineError as error:
+            self._metrics.refused(error)
+            await _refuse(send, error)
+        except Exception:  # noqa: BLE001 - whoever asked must hear something
+            _log.exception("a request failed", extra={"path": scope["path"]})
+            await _refuse(send, InternalError("an internal error; the log has the details"))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, method = scope["path"], scope["method"]
+        if path == TASK_PATH and method == "POST":
+            await self._task(scope, receive, send)
+        elif path == "/healthz":
+            await send_json(send, {"status": "ok"})
+        elif path == "/readyz":
+            self._check_fit()
+            await send_json(send, {"status": "ready", "running": self._n_slots, "concurrency": self._concurrency})
+        elif path == "/metrics":
+            await _send_bytes(send, self._metrics.exposition(), METRICS_TYPE)
+        else:
+            raise NotFoundError(
+                f"no such path; a worker has POST {TASK_PATH}, /healthz, /readyz, /metrics", path=path[:200]
+            )
+
+    async def _task(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._slot():
+            message = await read_body(scope, receive, self._body_bytes_max)
+            running = asyncio.create_task(self._runner.run(message))
+            self._running.add(running)
+            listening = asyncio.create_task(_gone(receive))
+            try:
+                await asyncio.wait({running, listening}, return_when=asyncio.FIRST_COMPLETED)
+                if not running.done():
+                    raise CancelledError("whoever asked for the task is gone")
+                if running.cancelled():
+                    raise UnavailableError("the worker is shutting down; send the task again", retry_after_s=0)
+                reply = running.result()
+            finally:
+                listening.cancel()
+                running.cancel()
+                await asyncio.gather(running, listening, return_exceptions=True)
+                self._running.discard(running)
+        await _send_bytes(send, reply, "application/octet-stream")
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """Hold one of the places for tasks. Raises `OverloadedError` if all are taken."""
+        self._check_fit()
+        if self._n_slots >= self._concurrency:
+            raise OverloadedError(
+                "this worker runs as many tasks as it may; send it again, or to another",
+                concurrency=self._concurrency, retry_after_s=_RETRY_S,
+            )  # fmt: skip
+        self._n_slots += 1
+        try:
+            yield
+        finally:
+            await self._look()
+            self._n_slots -= 1
+            if self.worn and not self._n_slots and self._server is not None and not self._server.should_exit:
+                _log.warning("the engine did not stop a task; the worker starts anew")
+                self.kept = os.dup(self._listener.fileno())
+                self._server.should_exit = True
+
+    async def _look(self) -> None:
+        """See whether the engine is fit for more."""
+        runner = self._runner
+        if runner.doubtful and self._n_slots == 1 and not runner.broken:
+            self.worn = self.worn or not await runner.rested()
+        self.worn = self.worn or runner.broken
+
+    def _check_fit(self) -> None:
+        if self.worn:
+            raise UnavailableError("this worker is about to start anew; send the task again", retry_after_s=_RETRY_S)
+
+
+async def _gone(receive: Receive) -> None:
+    """Return when the client is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send_bytes(send: Send, body: bytes, content_type: str) -> None:
+    headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _refuse(send: Send, error: FirnlineError) -> None:
+    """Answer with a problem document that `storage.errors.from_wire` reads too."""
+    document = problem_of(error) | error.to_wire()
+    headers = {"Retry-After": str(error.facts["retry_after_s"])} if "retry_after_s" in error.facts else {}
+    await send_json(send, document, status=document["status"], headers=headers, content_type=PROBLEM_TYPE)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message: Message = await receive()
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+def _announce(url: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(f"listening on {url}", flush=True)
