@@ -1,0 +1,151 @@
+variable "name" {
+  description = "Name of the function, its role, log group and alarms."
+  type        = string
+}
+
+variable "bucket" {
+  description = "Name of the lake's bucket."
+  type        = string
+}
+
+variable "prefix" {
+  description = "The lake's prefix in the bucket, without slashes at its ends; empty: the whole bucket."
+  type        = string
+  default     = ""
+}
+
+variable "bucket_kms_key_arn" {
+  description = "Key that encrypts the bucket; null: none to ask for."
+  type        = string
+  default     = null
+}
+
+variable "allow" {
+  description = "s3://bucket/prefix locations beside the lake that may be read."
+  type        = list(string)
+  default     = []
+}
+
+variable "catalog" {
+  description = "The catalog, such as etcd://host:2379; null: a blob in the lake."
+  type        = string
+  default     = null
+}
+
+variable "etcd" {
+  description = "A user of etcd's own; null: none."
+  type = object({
+    user     = string
+    password = string
+  })
+  default   = null
+  sensitive = true
+}
+
+variable "image_uri" {
+  description = "Firnline's image, in ECR of this account and region."
+  type        = string
+}
+
+variable "architecture" {
+  description = "arm64 or x86_64, as the image was built."
+  type        = string
+  default     = "arm64"
+}
+
+variable "spill_mb" {
+  description = "Size of /tmp in MiB, where sorts and aggregations spill."
+  type        = number
+  default     = 2048
+}
+
+variable "environment" {
+  description = "More environment variables, such as AWS_ENDPOINT_URL or OTEL_EXPORTER_OTLP_ENDPOINT."
+  type        = map(string)
+  default     = {}
+}
+
+variable "log_retention_days" {
+  description = "How long logs are kept."
+  type        = number
+  default     = 30
+}
+
+variable "kms_key_arn" {
+  description = "Key for logs and for the environment at rest; null: AWS's own keys."
+  type        = string
+  default     = null
+}
+
+variable "tracing" {
+  description = "Whether X-Ray traces invocations."
+  type        = bool
+  default     = false
+}
+
+variable "network" {
+  description = "Subnets and security groups, to reach an etcd or a log service; null: no VPC."
+  type = object({
+    subnet_ids         = list(string)
+    security_group_ids = list(string)
+  })
+  default = null
+}
+
+variable "alarm_topic_arn" {
+  description = "SNS topic of the alarms; null: they only show."
+  type        = string
+  default     = null
+}
+
+variable "tags" {
+  description = "Tags of everything."
+  type        = map(string)
+  default     = {}
+}
+
+variable "memory_mb" {
+  description = "Memory in MiB; 1769 give one core."
+  type        = number
+  default     = 3538
+}
+
+variable "timeout_s" {
+  description = "Time limit of an invocation in seconds."
+  type        = number
+  default     = 900
+
+  validation {
+    condition     = var.timeout_s > 10
+    error_message = "Statements and tasks end some seconds before the function does; give it more than 10."
+  }
+}
+
+variable "schedule" {
+  description = "When it runs, as EventBridge writes it."
+  type        = string
+  default     = "rate(5 minutes)"
+}
+
+variable "enabled" {
+  description = "Whether the schedule runs."
+  type        = bool
+  default     = true
+}
+
+variable "late_after_s" {
+  description = "Alarm when no pass succeeded for so long: the log is then not folded and grows."
+  type        = number
+  default     = 3600
+
+  validation {
+    condition     = var.late_after_s % 300 == 0 && var.late_after_s >= 300 && var.late_after_s <= 86400
+    error_message = "Write a multiple of 300 seconds, at most a day."
+  }
+}
+
+variable "log_service" {
+  description = "Whether a log service runs, which then owns the log."
+  type        = bool
+  default     = false
+}

@@ -1,0 +1,40 @@
+output "name" {
+  description = "Name of the function."
+  value       = module.function.name
+}
+
+output "arn" {
+  description = "ARN of the function."
+  value       = module.function.arn
+}
+
+output "role_name" {
+  description = "Name of its role."
+  value       = module.function.role_name
+}
+
+output "log_group" {
+  description = "Name of its log group."
+  value       = module.function.log_group
+}
+
+output "policy" {
+  description = "What its role may do, as JSON."
+  value       = module.function.policy
+}
+
+output "environment" {
+  description = "Its environment variables."
+  value       = local.environment
+  sensitive   = true
+}
+
+output "url" {
+  description = "The Function URL."
+  value       = aws_lambda_function_url.this.function_url
+}
+
+output "api_url" {
+  description = "The API Gateway's URL; null where there is none."
+  value       = var.api_gateway ? aws_apigatewayv2_api.this[0].api_endpoint : null
+}
