@@ -131,17 +131,18 @@ def decode(data: bytes) -> Node:
     if child_fields is None:
         raise UnsupportedError("a plan has a node that only the process which made it can run", node=kind)
     fields: list[Field] = []
-    groups: tuple[bytes, ...] = ()
+    config: list[Field] = []
     children: list[tuple[int, Node]] = []
     for field, value in fields_of(body):
         if field in child_fields and isinstance(value, bytes):
             children.append((field, decode(value)))
         elif field == 1 and kind in SCANS and isinstance(value, bytes):
-            config = list(fields_of(value))
-            groups += tuple(each for number, each in config if number == 1 and isinstance(each, bytes))
-            fields.append((1, join_fields([each for each in config if each[0] != 1])))
+            config += fields_of(value)  # a message that is there twice is one
         else:
             fields.append((field, value))
+    groups = tuple(value for field, value in config if field == 1 and isinstance(value, bytes))
+    if kind in SCANS:
+        fields.insert(0, (1, join_fields([each for each in config if each[0] != 1])))
     return Node(kind, tuple(fields), tuple(sorted(children, key=lambda each: each[0])), groups=groups)
 
 
@@ -150,7 +151,8 @@ def encode(node: Node) -> bytes:
     fields = list(node.fields)
     if node.kind in SCANS:
         groups = join_fields([(1, group) for group in node.groups])
-        fields.insert(0, (1, groups))  # beside what field 1 has: a message that is there twice is one
+        fields = [(1, groups + value) if field == 1 and isinstance(value, bytes) else (field, value)
+                  for field, value in fields]  # fmt: skip
     body = join_fields([*((field, encode(child)) for field, child in node.children), *fields])
     return join_fields([(node.kind, body)])
 
