@@ -81,6 +81,17 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
+def parse_usd(text: str) -> float:
+    """Read a sum that is not negative. Raises `ValueError`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise ValueError("write a sum in USD, such as 0.05")
+    return value
+
+
 def _ack(text: str) -> str:
     if text.strip().lower() not in ("object", "fsync"):
         raise ValueError("write fsync or object")
@@ -211,6 +222,19 @@ class Settings:
     )  # fmt: skip
     platform_port: int | None = _from(
         "PORT", parse_count, None, "The port that a platform such as Knative tells `firn worker` to listen on."
+    )
+    functions: str = _from(
+        "FIRN_FUNCTIONS",
+        str,
+        "inline",
+        "Where tasks of large statements run: `inline` (this process), `processes`, `processes:N`, `http://…`, "
+        "`lambda:NAME` or `ray`.",
+    )
+    tasks_max: int = _from(
+        "FIRN_TASKS_MAX", parse_count, 0, "Tasks of a statement that run at once; 0: as many as the workers take."
+    )
+    max_cost: float = _from(
+        "FIRN_MAX_COST", parse_usd, 0.0, "Most that a statement may be estimated to cost, in USD; 0: no limit."
     )
     history: str | None = _from(
         "FIRN_HISTORY", str, None, "The shell's history file; default: `~/.local/state/firnline/history`; empty: none."
