@@ -13,7 +13,7 @@ from typing import Any
 
 from functions.invoke import InvokerLimits
 from functions.invoke.http_client import Answer, Client, LostError, TooLongError
-from functions.invoke.outcome import check_message, closed, refused, reply_too_large, seconds, timed_out
+from functions.invoke.outcome import RETRY_AFTER_S, check_message, closed, refused, reply_too_large, seconds, timed_out
 from functions.signed import MESSAGE_BYTES_MAX
 from storage.clock import Clock
 from storage.errors import (
@@ -30,7 +30,6 @@ __all__ = ["HttpInvoker"]
 
 TASK_PATH = "/v1/task"
 CONCURRENCY = 64
-_RETRY_AFTER_S = 1.0
 _RETRY_AFTER_S_MAX = 60.0
 _SAID_BYTES = 300
 
@@ -131,4 +130,4 @@ def _retry_after_s(answer: Answer) -> float:
     try:
         return min(max(float(answer.fields["retry-after"]), 0.0), _RETRY_AFTER_S_MAX)
     except (KeyError, ValueError):  # none, or a date
-        return _RETRY_AFTER_S
+        return RETRY_AFTER_S

@@ -10,6 +10,7 @@ from storage.errors import (
     FirnlineError,
     InvalidError,
     LimitError,
+    OverloadedError,
     StatementTimeoutError,
     TooLargeError,
     UnavailableError,
@@ -18,6 +19,8 @@ from storage.errors import (
 
 __all__ = ["allowed", "check_message", "check_reply", "closed", "refused", "seconds", "timed_out"]
 
+RETRY_AFTER_S = 1.0
+"""Where nobody says when to come again."""
 _TOLD = (InvalidError, LimitError, UnavailableError)
 
 
@@ -71,6 +74,8 @@ def allowed(error: FirnlineError) -> FirnlineError:
     """Return the error as one of the contract's: what a worker should not have failed with is `UnavailableError`."""
     if isinstance(error, TooLargeError):
         return LimitError(error.message, **{"limit": "message_bytes", **error.facts})
+    if isinstance(error, OverloadedError):
+        error.facts.setdefault("retry_after_s", RETRY_AFTER_S)
     if isinstance(error, _TOLD):
         return error
     return UnavailableError(

@@ -37,7 +37,7 @@ async def answering(answer: Callable[[web.Request], web.Response]) -> AsyncItera
         await request.read()
         return answer(request)
 
-    async with serve(("POST", "/v1/task"), handle) as url:
+    async with serve({("POST", "/v1/task"): handle}) as url:
         invoker = HttpInvoker(url, SystemClock())
         yield invoker
         await invoker.close()
