@@ -147,14 +147,28 @@ def decode(data: bytes) -> Node:
 
 
 def encode(node: Node) -> bytes:
-    """Return the plan's bytes."""
+    """Return the plan's bytes, each of which is copied once however deep it lies."""
+    return b"".join(_parts(node)[0])
+
+
+def _parts(node: Node) -> tuple[list[bytes], int]:
+    """Return a node's bytes in parts, and their length."""
+    parts: list[bytes] = []
+    size = 0
+    for field, child in node.children:
+        below, n_bytes = _parts(child)
+        head = varint(field << 3 | 2) + varint(n_bytes)
+        parts += (head, *below)
+        size += len(head) + n_bytes
     fields = list(node.fields)
     if node.kind in SCANS:
         groups = join_fields([(1, group) for group in node.groups])
         fields = [(1, groups + value) if field == 1 and isinstance(value, bytes) else (field, value)
                   for field, value in fields]  # fmt: skip
-    body = join_fields([*((field, encode(child)) for field, child in node.children), *fields])
-    return join_fields([(node.kind, body)])
+    own = _joined(fields)
+    size += sum(map(len, own))
+    head = varint(node.kind << 3 | 2) + varint(size)
+    return [head, *parts, *own], len(head) + size
 
 
 def fields_of(data: bytes) -> Iterator[Field]:
@@ -181,6 +195,10 @@ def fields_of(data: bytes) -> Iterator[Field]:
 
 def join_fields(fields: Sequence[Field]) -> bytes:
     """Return the message of fields as `fields_of` gives them."""
+    return b"".join(_joined(fields))
+
+
+def _joined(fields: Sequence[Field]) -> list[bytes]:
     parts: list[bytes] = []
     for field, value in fields:
         if isinstance(value, int):
@@ -189,7 +207,7 @@ def join_fields(fields: Sequence[Field]) -> bytes:
             parts += (varint(-field << 3 | (1 if len(value) == 8 else 5)), value)
         else:
             parts += (varint(field << 3 | 2), varint(len(value)), value)
-    return b"".join(parts)
+    return parts
 
 
 def varint(value: int) -> bytes:
