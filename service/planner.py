@@ -15,14 +15,12 @@ from datafusion.catalog import Table
 
 from catalog.tables import DEFAULT_NAMESPACE, TableEntry
 from functions.errors import is_panic, translate
-from functions.lookup_scan import with_found, with_plan
 from functions.predicate import TableFilter
 from functions.predicate import scans as scans_of
 from functions.prune import may_match
-from functions.records import key_names, plain
-from functions.scan import TableScan, make_scan
+from functions.records import plain
+from functions.scan import TableScan
 from functions.session import CATALOG, OWN_FUNCTIONS, READ_ONLY, Names, stub
-from functions.tail_scan import with_tail
 from service.exact import bind, exact_literals, with_noise
 from service.explain import with_tables
 from service.listing import listing
@@ -30,9 +28,10 @@ from service.loading import Loaded, Loading, TableName
 from service.own_functions import called, shown_name, with_types
 from service.parse import Parsed, TableRef
 from service.reading import Reading
-from service.route import Asking, Routed, choose
+from service.route import Routed
 from service.statement import Statement
-from storage.errors import FirnlineError, InvalidError, LimitError, NotFoundError, UnavailableError
+from service.table_scans import TableScans, check_forced, may_look_up, n_bytes
+from storage.errors import FirnlineError, LimitError, NotFoundError, UnavailableError
 from storage.tables.snapshot import At, Snapshot
 
 if TYPE_CHECKING:
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Planned", "Planner", "retyped"]
 
-_CONDITIONS = frozenset(("where", "on", "having", "qualify"))
-"""A statement without any of these words asks for no keys."""
 _NAMES_TABLES = frozenset(("from", "table", "show", "describe", "desc"))
 """A statement without any of these words names no table, and needs no catalog."""
 
@@ -80,6 +77,7 @@ class Planner:
         self._asked: set[TableName] = set()
         self._filters: dict[TableName, list[TableFilter]] = {}
         self._loop = asyncio.get_running_loop()
+        self._making = TableScans(reading, loading, parsed.words, statement.route, self._only_explains)
 
     async def plan(self) -> Planned:
         """Return the plan. Raises a `FirnlineError` that names what is wrong and where."""
@@ -102,12 +100,13 @@ class Planner:
             wanted = await self._session.in_planner(self._wanted_files)
         else:
             wanted = {name: np.ones(len(self._snapshot(name).files), dtype=bool) for name in self._tables}
-        routes = {} if lists_catalog else await self._choose_routes(wanted)
-        scans = await self._make_scans(wanted, routes)
+        meant = {name: self._loaded(name) for name in wanted}
+        routes = {} if lists_catalog else await self._making.routes(meant, wanted, self._filters)
+        scans = await self._make_scans(meant, wanted, routes)
         finish = self._collect_catalog if lists_catalog else self._physical
         planned = await self._session.in_planner(finish, scans)
         self._count(planned.scans)
-        self._check_forced(planned.scans)
+        check_forced(self._statement.route, planned.scans)
         return planned
 
     # Names and snapshots
@@ -231,11 +230,8 @@ class Planner:
         return any(isinstance(each, FirnlineError) or len(each.snapshot.files) > 1 for each in found)
 
     def _may_look_up(self) -> bool:
-        """Tell whether a table with an index may be asked for keys; which, is read off the plan over stubs."""
-        if self._parsed.words.isdisjoint(_CONDITIONS):
-            return False
-        loaded = (each for each in self._tables.values() if not isinstance(each, FirnlineError))
-        return any(map(self._loading.indexes_of, loaded))
+        loaded = [each for each in self._tables.values() if not isinstance(each, FirnlineError)]
+        return may_look_up(self._parsed.words, self._loading, loaded)
 
     def _loaded(self, name: TableName) -> Loaded:
         found = self._tables[name]
@@ -303,52 +299,14 @@ class Planner:
             return UnavailableError("the catalog does not answer, and this process does not know the table; retry")
         return found
 
-    # Routes
-
-    async def _choose_routes(self, wanted: Mapping[TableName, np.ndarray]) -> dict[TableName, Routed]:
-        """Return how the rows of each table with an index are found."""
-        if not self._may_look_up():
-            indexed = [name for name in wanted if self._loading.indexes_of(self._loaded(name))]
-            return dict.fromkeys(indexed, Routed("no condition asks for keys"))
-        reading, route = self._reading, self._statement.route
-        asking = {name: found for name, mask in wanted.items() if (found := self._asking(name, mask)) is not None}
-        chosen = [choose(reading.models, reading.looked_up, each, route) for each in asking.values()]
-        return dict(zip(asking, await asyncio.gather(*chosen), strict=True))
-
-    def _asking(self, name: TableName, mask: np.ndarray) -> Asking | None:
-        loaded = self._loaded(name)
-        indexes = self._loading.indexes_of(loaded)
-        if not indexes:
-            return None
-        filters = self._filters.get(name, [])
-        named = self._parsed.words.union(*(each.columns for each in filters))
-        schema = loaded.snapshot.schema
-        columns = {each for each in schema.names if each in named}
-        if loaded.tail is not None and loaded.entry is not None and loaded.tail.keys:
-            columns |= set(key_names(loaded.entry, schema))
-        return Asking(
-            loaded.snapshot, indexes, [each.predicate for each in filters],
-            [each for each in schema.names if each in columns], mask,
-        )  # fmt: skip
-
-    def _check_forced(self, scans: Mapping[str, TableScan]) -> None:
-        """Raise `InvalidError` if look-ups were asked for and no index serves any table."""
-        if self._statement.route != "lookup" or any(each.route.startswith("lookup") for each in scans.values()):
-            return
-        reasons = [f"{shown}: {each.route.removeprefix('scan: ') or 'has no index'}" for shown, each in scans.items()]
-        raise InvalidError(
-            "no index serves any table of the statement; leave the route out, or pin an index's columns",
-            reason="; ".join(reasons) or "it reads no table",
-        )
-
     # Scans and the physical plan
 
     async def _make_scans(
-        self, wanted: Mapping[TableName, np.ndarray], routes: Mapping[TableName, Routed]
-    ) -> dict[TableName, TableScan]:
+        self, meant: Mapping[TableName, Loaded], wanted: Mapping[TableName, np.ndarray],
+        routes: Mapping[TableName, Routed],
+    ) -> dict[TableName, TableScan]:  # fmt: skip
         limit = self._statement.limits.scan_bytes_max
-        total = sum(self._bytes(name, mask, routes.get(name)) for name, mask in wanted.items())
-        total += sum(tail.n_bytes for name in wanted if (tail := self._loaded(name).tail) is not None)
+        total = sum(n_bytes(meant[name], mask, routes.get(name)) for name, mask in wanted.items())
         if limit and total > limit:
             raise LimitError(
                 "the statement would scan more than its limit; filter by a partition or a sorted column",
@@ -356,45 +314,10 @@ class Planner:
             )  # fmt: skip
         late = self._late and not self._remote(wanted)
         try:
-            works = [self._make_scan(self._loaded(name), mask, late, routes.get(name)) for name, mask in wanted.items()]
+            works = [self._making.scan(meant[name], mask, routes.get(name), late=late) for name, mask in wanted.items()]
             return dict(zip(wanted, await asyncio.gather(*works), strict=True))
         except BaseException as error:
             raise self._translated(error) from error
-
-    def _bytes(self, name: TableName, mask: np.ndarray, routed: Routed | None) -> int:
-        sizes = self._snapshot(name).files.sizes
-        if routed is None or routed.plan is None:
-            return int(sizes[mask].sum())
-        return int(sizes[mask & ~routed.plan.covered].sum()) + routed.plan.n_bytes
-
-    async def _make_scan(self, loaded: Loaded, mask: np.ndarray, late: bool, routed: Routed | None) -> TableScan:
-        reading, snapshot, tail = self._reading, loaded.snapshot, loaded.tail
-        key = key_names(loaded.entry, snapshot.schema) if tail is not None and loaded.entry is not None else ()
-
-        async def scan(wanted: np.ndarray) -> TableScan:
-            return await make_scan(
-                self._session, self._stores, snapshot, wanted, reading.footers, reading.scans, late=late
-            )
-
-        async def scan_with_tail(wanted: np.ndarray) -> TableScan:
-            if tail is None:
-                return await scan(wanted)
-            return await with_tail(self._session, snapshot, wanted, tail, key, scan, reading.tail_scans)
-
-        if routed is None:
-            return await scan_with_tail(mask)
-        if routed.plan is None:
-            return replace(await scan_with_tail(mask), route=routed.text)
-        if self._only_explains:
-            return replace(await with_plan(routed.plan, mask, scan_with_tail), route=routed.text)
-        stores = self._stores.scoped()
-        found_scan, found = await with_found(
-            self._session, stores, routed.plan, mask, tail, key, scan_with_tail, reading.looked_up
-        )
-        self._receipt.requests += stores.count.requests
-        self._receipt.bytes_scanned += stores.count.bytes
-        distrusted = f" files_changed={len(found.distrusted)}" if found.distrusted else ""
-        return replace(found_scan, route=routed.text + distrusted)
 
     @property
     def _only_explains(self) -> bool:
