@@ -78,17 +78,9 @@ def log_server_settings(settings: Settings, host: str, port: int, shards: tuple[
 
 def task_worker_settings(settings: Settings) -> TaskWorkerSettings:
     """Return the settings of a worker, whose tasks reach the lake and ``allow`` only."""
-    from functions.task_worker import TaskWorkerSettings
+    from functions.task_worker import settings_of
 
-    return TaskWorkerSettings(
-        lake=settings.lake,
-        secret=(settings.task_secret or "").encode(),
-        allow=settings.allow,
-        memory_bytes=settings.memory_bytes,
-        spill_dir=settings.spill_dir,
-        target_partitions=settings.target_partitions,
-        s3=settings.s3_options(),
-    )
+    return settings_of(settings)
 
 
 def task_server_settings(

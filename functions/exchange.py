@@ -31,6 +31,7 @@ PAGE_BYTES = 64 << 20
 """Rows of a page, as they are in memory; one larger row is a page of its own."""
 HELD_BYTES_MAX = 256 << 20
 AHEAD_BYTES_MAX = 128 << 20
+_BATCH_ROWS = 16_384
 _PUTS_AT_ONCE = 4
 _DELETES_AT_ONCE = 16
 _HERE_BYTES = 256 << 10
@@ -58,11 +59,28 @@ def encode_page(batches: Sequence[pa.RecordBatch], schema: pa.Schema, bucket: in
     sink = BytesIO()
     n_rows = 0
     with pa.ipc.new_stream(sink, schema, options=_OPTIONS) as writer:
-        for batch in batches:
-            writer.write_batch(_of_schema(batch, schema))
+        for batch in _joined([_of_schema(batch, schema) for batch in batches]):
+            writer.write_batch(batch)
             n_rows += batch.num_rows
     data = sink.getvalue()
     return Page(n_rows, len(data), hashlib.sha256(data).hexdigest(), bucket, data)
+
+
+def _joined(batches: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows in batches of a fair size: joins give some of a few rows, of which each would cost a header."""
+    # Dictionaries that differ stay apart, and rows without columns have no arrays to join.
+    if not batches or not batches[0].num_columns or "dictionary<" in str(batches[0].schema.types):
+        yield from batches
+        return
+    held: list[pa.RecordBatch] = []
+    n_rows = 0
+    for batch in batches:
+        if held and n_rows + batch.num_rows > _BATCH_ROWS:
+            yield pa.concat_batches(held) if len(held) > 1 else held[0]
+            held, n_rows = [], 0
+        held.append(batch)
+        n_rows += batch.num_rows
+    yield pa.concat_batches(held) if len(held) > 1 else held[0]
 
 
 def _of_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -22,7 +22,7 @@ import math
 import resource
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from functions.errors import is_panic, translate
@@ -77,6 +77,7 @@ class TaskRunner:
     jobs : kinds beside those of this module, or in their place
     extra_usage : put into each reply's usage, such as the memory that the platform bills
     observe : is told of each task that ended by itself
+    inline_bytes_max : of rows in a reply, as the place where this runs allows; 0: as the task does
 
     broken : whether the engine panicked, or did not stop at a deadline: the process is better replaced
     doubtful : whether a task was stopped since the engine was last seen at rest (`rested`)
@@ -85,19 +86,21 @@ class TaskRunner:
     def __init__(
         self, options: SessionOptions, stores: Stores, clock: Clock, secret: bytes, *,
         jobs: Mapping[TaskKind, Job] | None = None, extra_usage: Mapping[str, float] | None = None,
-        observe: Callable[[Task, Reply], None] | None = None,
+        observe: Callable[[Task, Reply], None] | None = None, inline_bytes_max: int = 0,
     ) -> None:  # fmt: skip
         self.broken = self.doubtful = False
+        self.stores = stores
+        self._inline_bytes_max = inline_bytes_max
         self.n_tasks = 0
-        self._options, self._stores, self._clock, self._secret = options, stores, clock, secret
+        self._options, self._clock, self._secret = options, clock, secret
         self._jobs = dict(jobs or {})
         self._extra, self._observe = dict(extra_usage or {}), observe
         self._footers = FooterCache()
         self._sessions: dict[int, Session] = {}
         self._shares = _CpuShares()
 
-    async def run(self, message: bytes) -> bytes:
-        """Return the encoded reply to an encoded task.
+    async def run(self, message: bytes, *, until_ms: int = 0) -> bytes:
+        """Return the encoded reply to an encoded task, which ends at its deadline or at ``until_ms`` since the epoch.
 
         Raises
         ------
@@ -106,12 +109,14 @@ class TaskRunner:
         """
         started = time.perf_counter()
         task = decode_task(message, self._secret, self._clock.now_ms())
+        if self._inline_bytes_max:
+            task = replace(task, inline_bytes_max=min(task.inline_bytes_max, self._inline_bytes_max))
         cold, self.n_tasks = not self.n_tasks, self.n_tasks + 1
-        stores = self._stores.scoped()
+        stores = self.stores.scoped()
         share = self._shares.begin()
         outcome, error = Outcome(), None
         try:
-            outcome = await self._limited(task, stores)
+            outcome = await self._limited(task, stores, until_ms)
         except BaseException as raised:
             self.doubtful = self.doubtful or isinstance(raised, (asyncio.CancelledError, StatementTimeoutError))
             if isinstance(raised, StatementTimeoutError) and self.n_running == 1:
@@ -165,8 +170,9 @@ class TaskRunner:
             session.close()
         self._sessions.clear()
 
-    async def _limited(self, task: Task, stores: Stores) -> Outcome:
-        left_s = (task.deadline_ms - self._clock.now_ms()) / 1000 if task.deadline_ms else None
+    async def _limited(self, task: Task, stores: Stores, until_ms: int) -> Outcome:
+        ends_ms = min((each for each in (task.deadline_ms, until_ms) if each), default=0)
+        left_s = (ends_ms - self._clock.now_ms()) / 1000 if ends_ms else None
         try:
             async with asyncio.timeout(left_s) as limit:
                 work = Work(self._session(task.memory_bytes), stores, self._clock, self._footers)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from functions.run_task import TaskRunner
 from functions.session import SessionOptions
@@ -16,7 +17,7 @@ from storage.clock import Clock, SystemClock
 from storage.errors import InvalidError
 from storage.stores import AccessPolicy, Stores, normalize
 
-__all__ = ["TaskWorkerSettings", "open_task_runner"]
+__all__ = ["TaskWorkerSettings", "open_task_runner", "settings_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,19 @@ class TaskWorkerSettings:
         return AccessPolicy(tuple(map(normalize, (self.lake, *self.allow))))
 
 
+def settings_of(settings: Any) -> TaskWorkerSettings:
+    """Return the worker's settings as ``firnline.settings.Settings`` say."""
+    return TaskWorkerSettings(
+        lake=settings.lake,
+        secret=(settings.task_secret or "").encode(),
+        allow=settings.allow,
+        memory_bytes=settings.memory_bytes,
+        spill_dir=settings.spill_dir,
+        target_partitions=settings.target_partitions,
+        s3=settings.s3_options(),
+    )
+
+
 @asynccontextmanager
 async def open_task_runner(
     settings: TaskWorkerSettings,
@@ -52,14 +66,21 @@ async def open_task_runner(
     *,
     extra_usage: Mapping[str, float] | None = None,
     observe: Callable[[Task, Reply], None] | None = None,
+    inline_bytes_max: int = 0,
 ) -> AsyncIterator[TaskRunner]:
-    """Open a runner; its connections are made by its first task. Raises `InvalidError` without a secret."""
+    """Open a runner; its connections are made by its first task. Raises `InvalidError` without a secret.
+
+    ``extra_usage``, ``observe`` and ``inline_bytes_max`` are those of `TaskRunner`.
+    """
     if not settings.secret:
         raise InvalidError("a worker runs signed tasks only, and there is no secret; set FIRN_TASK_SECRET")
     clock = clock or SystemClock()
     stores = Stores(partial(open_blobs, s3=settings.s3, clock=clock), settings.policy())
     options = SessionOptions(settings.memory_bytes, settings.spill_dir, settings.target_partitions, settings.s3)
-    runner = TaskRunner(options, stores, clock, settings.secret, extra_usage=extra_usage, observe=observe)
+    runner = TaskRunner(
+        options, stores, clock, settings.secret, extra_usage=extra_usage, observe=observe,
+        inline_bytes_max=inline_bytes_max,
+    )  # fmt: skip
     try:
         yield runner
     finally:
