@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from functions.invoke import Invoker, InvokerLimits
 from functions.invoke.http import HttpInvoker
 from functions.invoke.inline import InlineInvoker
+from functions.invoke.lambda_ import open_lambda
 from functions.invoke.processes import ProcessInvoker, process_settings
+from functions.invoke.ray_ import connect_ray, open_ray
 from functions.tasks import Task, decode_reply, encode_task
+from storage.blobs.open import open_blobs
+from storage.blobs.s3_options import S3Options
 from storage.clock import SystemClock
 from storage.errors import (
     ForbiddenError,
@@ -26,8 +32,9 @@ from storage.errors import (
     StatementTimeoutError,
     UnavailableError,
 )
+from storage.stores import Stores
 from tests.support.processes import children, until
-from tests.support.task_fronts import http_front
+from tests.support.task_fronts import http_front, lambda_front
 from tests.support.task_workers import SECRET, open_doer
 
 pytestmark = pytest.mark.anyio
@@ -43,10 +50,11 @@ Open = Callable[[], AbstractAsyncContextManager[Invoker]]
 
 @dataclass(frozen=True)
 class Backend:
-    """How to open an invoker of two workers, and what it cannot do, each with the reason."""
+    """How to open an invoker of two workers, and what it cannot do, each with the reason; ``marks`` of its tests."""
 
     open: Open
     lacks: dict[str, str] = field(default_factory=dict)
+    marks: tuple[pytest.MarkDecorator, ...] = ()
 
 
 @asynccontextmanager
@@ -71,17 +79,52 @@ async def open_http() -> AsyncIterator[Invoker]:
         await invoker.close()
 
 
+@asynccontextmanager
+async def open_lambda_front() -> AsyncIterator[Invoker]:
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        stores = Stores(partial(open_blobs, s3=S3Options(), clock=SystemClock()))
+        async with lambda_front(2 * N_AT_ONCE, stores) as url:
+            invoker = await open_lambda(
+                "worker", SystemClock(), stores=stores, lake=f"file://{folder}", endpoint=url, region="us-east-1",
+                limits=replace(LIMITS, stops=False),
+            )  # fmt: skip
+            yield invoker
+            await invoker.close()
+
+
+@asynccontextmanager
+async def open_a_ray() -> AsyncIterator[Invoker]:
+    invoker = await open_ray(open_doer(), limits=LIMITS)
+    yield invoker
+    await invoker.close()
+
+
 _SAME_PROCESS = "its worker is this process"
 INVOKERS = {
     "inline": Backend(open_inline, {"dies": _SAME_PROCESS, "stops": "a coroutine cannot stop what holds the thread"}),
     "processes": Backend(open_processes),
     "http": Backend(open_http),
+    "ray": Backend(open_a_ray, marks=(pytest.mark.e2e, pytest.mark.slow)),
+    "lambda": Backend(open_lambda_front, {"stops": "Lambda runs an invocation to its end"}),
 }
 
 
-@pytest.fixture(params=INVOKERS)
+@pytest.fixture(params=[pytest.param(name, marks=each.marks) for name, each in INVOKERS.items()])
 def backend(request: pytest.FixtureRequest) -> Backend:
+    if request.param == "ray":
+        request.getfixturevalue("ray_here")
     return INVOKERS[request.param]
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """A Ray of this machine for the whole session: it takes seconds to start."""
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+    connect_ray(ray, "", N_AT_ONCE)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture
@@ -185,7 +228,7 @@ async def test_what_a_worker_refuses_with_is_one_of_the_contracts_errors(
         await ask(invoker, f"raise:{raised}".encode())
     assert type(caught.value) is seen
     if seen is OverloadedError:
-        assert caught.value.facts["retry_after_s"] == 3  # type: ignore[attr-defined]
+        assert caught.value.facts["retry_after_s"] in (1, 3)  # type: ignore[attr-defined]
 
 
 async def test_a_defect_of_a_worker_is_an_error_and_the_next_task_works(invoker: Invoker) -> None:
