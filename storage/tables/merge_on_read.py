@@ -120,13 +120,28 @@ def _stored_batches(
             if not columns:
                 yield from _rows_without_columns(parquet.metadata.num_rows)
             else:
-                yield from parquet.iter_batches(BATCH_ROWS, columns=columns)
+                yield from _all_rows(parquet, columns, location)
         case "orc":
             yield from _orc_batches(file)
         case "avro":
             yield from _avro_batches(file, location)
         case other:
             raise UnsupportedError("data files of this format are not read", format=other, file=location)
+
+
+def _all_rows(parquet: pq.ParquetFile, columns: list[str], location: str) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a file. Raises `CorruptError` at the end if they are not as many as its footer says: pyarrow
+    drops rows without a word, such as lists whose first page is empty.
+    """
+    n_rows = 0
+    for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
+        n_rows += batch.num_rows
+        yield batch
+    if n_rows != parquet.metadata.num_rows:
+        raise CorruptError(
+            "a data file gives another number of rows than its footer says",
+            file=location, rows=n_rows, footer_rows=parquet.metadata.num_rows,
+        )  # fmt: skip
 
 
 def _rows_without_columns(n_rows: int) -> Iterator[pa.RecordBatch]:

@@ -182,6 +182,10 @@ def _typed(values: list[str | None]) -> pa.Array:
     return pa.array(values, pa.string())
 
 
+_VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+"""How a writer held its values in memory, which no file needs; pyarrow can neither take nor sort them."""
+
+
 def _union(paths: Sequence[str], footers: Sequence[Footer], partitions: dict[str, pa.Array]) -> pa.Schema:
     seen = {footer.fingerprint: (path, footer.schema) for path, footer in zip(paths, footers, strict=True)}
     merged = pa.schema([])
@@ -189,7 +193,7 @@ def _union(paths: Sequence[str], footers: Sequence[Footer], partitions: dict[str
     for path, schema in seen.values():
         _check_names(schema, path, len(seen))
         fields = schema if len(seen) == 1 else [_named(field, names) for field in schema]
-        plain = pa.schema([pa.field(field.name, field.type) for field in fields])
+        plain = pa.schema([pa.field(field.name, _VIEWS.get(field.type, field.type)) for field in fields])
         try:
             merged = _unified(merged, plain)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

@@ -168,6 +168,16 @@ def test_a_damaged_file_is_named(kind: str) -> None:
         read(data, snapshot_of(data, kind), None)
 
 
+def test_rows_that_the_decoder_drops_are_not_passed_over_in_silence() -> None:
+    schema = pa.schema([("l", pa.list_(pa.int32())), ("x", pa.int64())])
+    table = pa.table({"l": [[1], None, [2]], "x": [1, 2, 3]}, schema)
+    data = parquet(table, row_group_size=1, data_page_size=1)
+    snapshot = snapshot_of(data, schema=schema, matching="name")
+    assert read(data, snapshot, None, ["x"]).num_rows == 3
+    with pytest.raises(CorruptError, match=r"another number of rows .*file:///x"):
+        read(data, snapshot, None, ["l"])
+
+
 def test_another_format_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedError, match="puffin"):
         read(b"x" * 50, snapshot_of(b"x" * 50, "puffin"), None)

@@ -170,6 +170,13 @@ async def test_schemas_are_united_by_name(bucket: Bucket) -> None:
     assert stats.null_count.to_pylist() == [1, 0]
 
 
+async def test_views_are_plain_strings_and_binary(bucket: Bucket) -> None:
+    await bucket.put("t/a.parquet", {"s": pa.array(["a"], pa.string_view()), "b": pa.array([b"a"], pa.binary_view())})
+    assert (await bucket.load("t")).schema == pa.schema([("s", pa.string()), ("b", pa.binary())])
+    await bucket.put("t/b.parquet", {"s": pa.array(["a"], pa.large_string()), "b": [b"b"]})
+    assert (await bucket.load("t")).schema == pa.schema([("s", pa.large_string()), ("b", pa.binary())])
+
+
 async def test_names_that_differ_in_case_are_one_column(bucket: Bucket) -> None:
     await bucket.put("t/a.parquet", {"Id": [1]})
     await bucket.put("t/b.parquet", {"ID": [2]})

@@ -232,7 +232,9 @@ class FileDeletes:
         tables = await asyncio.gather(*(file.load(stores, self.cache) for file in self.equality))
         grouped: dict[tuple[pa.Field, ...], list[pa.Table]] = defaultdict(list)
         for file, table in zip(self.equality, tables, strict=True):
-            grouped[file.columns].append(table)
+            # A column that was given a wider type has deletes of both types.
+            types = zip(table.column_names, file.columns, strict=True)
+            grouped[file.columns].append(table.cast(pa.schema([(name, column.type) for name, column in types])))
         deletes = tuple(
             EqualityDelete(tuple(map(field_id_of, columns)), pa.concat_tables(parts), pa.schema(columns))
             for columns, parts in grouped.items()

@@ -140,6 +140,15 @@ async def test_nulls_equal_nulls_and_promoted_columns_compare(build: IcebergBuil
     assert await ids(build, Manifest([data]), Manifest([deletes], content=1, sequence=2)) == [1]
 
 
+async def test_deletes_from_before_and_after_a_promotion_apply_together(build: IcebergBuilder) -> None:
+    data = build.parquet("a.parquet", rows(1, 2, 3), [1, 2])
+    narrow, wide = pa.table({"id": pa.array([1], pa.int32())}), pa.table({"id": pa.array([3], pa.int64())})
+    before = build.parquet("d.parquet", narrow, [1], content=2, equality_ids=[1])
+    after = build.parquet("e.parquet", wide, [1], content=2, equality_ids=[1])
+    manifests = [Manifest([each], content=1, sequence=2) for each in (before, after)]
+    assert await ids(build, Manifest([data]), *manifests) == [2]
+
+
 async def test_equality_columns_may_have_left_the_schema(build: IcebergBuilder) -> None:
     data = build.parquet("a.parquet", rows(1, 2), [1, 2])
     other = build.parquet("b.parquet", rows(3, part="b"), [1, 2])
