@@ -20,6 +20,7 @@ from catalog.indexes import Indexes
 from catalog.kv import KV
 from catalog.tables import TableEntry, Tables
 from functions.compact import CompactSettings, Optimized, optimize
+from functions.exchange import sweep_results
 from functions.fold import FoldSettings
 from functions.fold_log import FoldReport, Progress, fold_shard, fold_tables
 from functions.index.keep import Kept, drop_strays, keep_indexes, sweep_segments
@@ -121,6 +122,7 @@ class PassReport:
 
     indexed : what came of the tables' indexes
     n_staged_swept : files of statements that ended long ago
+    n_pages_swept : pages of rows between tasks whose lifetime is over
     n_index_segments_swept : that no index names
     errors : table → what stopped its fold or merge; its index → what stopped that
     """
@@ -130,6 +132,7 @@ class PassReport:
     indexed: Kept = field(default_factory=Kept)
     n_segments_swept: int = 0
     n_staged_swept: int = 0
+    n_pages_swept: int = 0
     n_index_segments_swept: int = 0
     errors: dict[str, FirnlineError] = field(default_factory=dict)
 
@@ -191,11 +194,17 @@ async def compact_lake(
         compaction, list(report.fold.by_table), report, sweep_left=True,
         every=every_index, progress=index_progress,
     )  # fmt: skip
+    await _sweep_left(compaction, report)
+    return report
+
+
+async def _sweep_left(compaction: Compaction, report: PassReport) -> None:
+    """Delete what statements left that ended long ago, or with the process that ran them."""
     try:
         report.n_staged_swept = await sweep_staged(compaction.stores, compaction.clock, compaction.lake)
+        report.n_pages_swept = await sweep_results(compaction.stores, compaction.lake, compaction.clock)
     except FirnlineError as error:
-        _log.warning("staged files could not be swept: %s: %s", type(error).__name__, error)
-    return report
+        _log.warning("files of ended statements could not be swept: %s: %s", type(error).__name__, error)
 
 
 async def compact_tables(
@@ -309,6 +318,7 @@ async def watch(
                 report = await compact_lake(compaction, settings, shards=due, every_index=every)
             elif every:
                 await index_tables(compaction, (), report, every=True, sweep_left=True)
+                await _sweep_left(compaction, report)
             indexed_s = started_s if every else indexed_s
             for table, error in report.errors.items():
                 _log.warning("compaction of %s failed: %s: %s", table, type(error).__name__, error)

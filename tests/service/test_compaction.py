@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from functions.exchange import results_prefix
 from service.compaction import (
     Compaction,
     CompactionSettings,
@@ -22,6 +23,7 @@ from service.compaction import (
 from service.compactor import open_compaction
 from service.settings import EngineSettings, LogAccess
 from storage.clock import SystemClock
+from storage.errors import NotFoundError
 from storage.log import Record, RecordKind
 from storage.log.settings import LogSettings
 from tests.support.compacting import eventually, make, put, rows_of
@@ -50,6 +52,21 @@ async def test_a_pass_folds_sweeps_and_merges_what_small_folds_left(tmp_path: Pa
         assert report.n_segments_swept >= 1
         assert await rows_of(compaction, entry) == [(n, "x") for n in range(4)]
         assert (await unfolded(compaction, 0, 4)).n_segments == 0
+
+
+async def test_a_pass_deletes_pages_of_statements_whose_lifetime_is_over(tmp_path: Path) -> None:
+    async with open_compaction(settings_of(tmp_path)) as compaction:
+        blobs, _key = compaction.stores.resolve(f"file://{tmp_path}")
+        left = []
+        for name, life_ms in (("over", -1), ("running", 60_000)):
+            place = results_prefix(str(tmp_path), name, compaction.clock.now_ms() + life_ms)
+            left.append(place.removeprefix("file:///") + "0.0-1-0-0.arrow")
+            await blobs.put(left[-1], b"rows")
+        assert (await compact_lake(compaction)).n_pages_swept == 1
+        assert (await compact_lake(compaction)).n_pages_swept == 0
+        with pytest.raises(NotFoundError):
+            await blobs.head(left[0])
+        await blobs.head(left[1])
 
 
 class LaterClock(SystemClock):
