@@ -14,7 +14,19 @@ from typing import Final
 
 from storage.errors import CorruptError, UnsupportedError
 
-__all__ = ["CHILD_FIELDS", "SCANS", "Field", "Kind", "Node", "decode", "encode", "fields_of", "join_fields", "varint"]
+__all__ = [
+    "CHILD_FIELDS",
+    "SCANS",
+    "SEAL",
+    "Field",
+    "Kind",
+    "Node",
+    "decode",
+    "encode",
+    "fields_of",
+    "join_fields",
+    "varint",
+]
 
 Field = tuple[int, int | bytes]
 """A field's number, and its value: an integer if it is a varint, else its bytes."""
@@ -68,6 +80,8 @@ CHILD_FIELDS: Final[dict[int, tuple[int, ...]]] = {
 }  # fmt: skip
 """Node → numbers of its fields that are nodes. All are repeated in the order of these numbers."""
 
+SEAL: Final = 1002
+"""Field beside the node of a plan that says which engine made it (`functions.stage_seal`)."""
 SCANS: Final = frozenset((Kind.PARQUET_SCAN, Kind.CSV_SCAN, Kind.AVRO_SCAN, Kind.JSON_SCAN, Kind.ARROW_SCAN))
 """Scans of files: field 1 is a ``FileScanExecConf``, whose field 1 are the file groups."""
 
@@ -122,7 +136,7 @@ class Node:
 
 def decode(data: bytes) -> Node:
     """Return the tree of an encoded plan. Raises `UnsupportedError` for a node of a kind that is not known here."""
-    whole = list(fields_of(data))
+    whole = [each for each in fields_of(data) if each[0] != SEAL]
     if len(whole) != 1 or not isinstance(whole[0][1], bytes):
         raise CorruptError("bytes that are no physical plan", n_fields=len(whole))
     kind, body = whole[0]

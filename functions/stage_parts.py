@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from functions.plan_proto import Node, decode, encode
 from functions.stage_leaf import leaf_of, narrowed
+from functions.stage_seal import sealed
 from functions.tasks import Page, TaskKind
 
 __all__ = ["Exchange", "Piece", "Read", "Stage", "Stages", "pages_of"]
@@ -90,7 +91,7 @@ class Stage:
     def piece(self, partition: int) -> Piece:
         """Return what the task of one partition runs: only its own files and rows are in the plan."""
         if self.whole:
-            return Piece(self.plan)
+            return Piece(sealed(self.plan))
         node = narrowed(self._node, partition)
         reads = []
         for each in node.walk():
@@ -98,7 +99,7 @@ class Stage:
             if leaf is not None:
                 bucket = leaf.bucket if leaf.how == "bucket" else None
                 reads.append(Read(leaf.name, leaf.stage, bucket, leaf.how == "apart"))
-        return Piece(encode(node), tuple(reads))
+        return Piece(sealed(encode(node)), tuple(reads))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from functions.plan_proto import Kind, Node, decode, encode, join_fields
 from functions.stage_cut import Cut, Cutter
 from functions.stage_leaf import filled, leaf_of, schema_of
 from functions.stage_parts import Exchange, Piece, Read, Stage, Stages, pages_of
+from functions.stage_seal import opened
 from functions.stage_weights import kind_of, scan_bytes
 from storage.errors import UnsupportedError
 
@@ -82,8 +83,10 @@ def bind(
     ------
     InvalidError : a leaf has no input, not even an empty one
     CorruptError, UnsupportedError : ``plan`` is none, or has a node that is not known
+    UnsupportedError : an engine of another version, or on another kind of processor, made it
     """
     strict = context.with_python_udf_inlining(enabled=False)
+    plan = opened(plan)
     try:
         bound = encode(filled(decode(plan), inputs))
     except UnsupportedError:  # a plan that is not cut, and so has no leaves

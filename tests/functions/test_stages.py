@@ -12,9 +12,10 @@ import pytest
 from datafusion import SessionContext, udf
 
 from functions.plan_proto import decode
+from functions.stage_seal import engine
 from functions.stages import Read, bind, pages_of, split
 from functions.tasks import Page
-from storage.errors import CorruptError, InvalidError
+from storage.errors import CorruptError, InvalidError, UnsupportedError
 from tests.support.stage_run import assert_same, context_of, pieces, plan_of, run, run_in_processes
 
 N_ROWS = 4000
@@ -310,6 +311,15 @@ def test_pages_are_told_the_partition_of_the_leaf() -> None:
         Read("s", 0, None, apart=True): [0, 0, 1, 1],
     }
     assert {read: [each.bucket for each in pages_of(read, replies)] for read in buckets} == buckets
+
+
+def test_a_plan_of_another_engine_is_refused(folder: Path) -> None:
+    context = _registered(context_of(3), folder)
+    for sql in ("SELECT count(*) FROM big", "SELECT count(*) FROM big WHERE random() >= 0"):
+        plan = split(context, plan_of(context, sql)).stages[0].piece(0).plan
+        other = plan.replace(engine().encode(), engine().replace("datafusion", "datafusiom").encode())
+        with pytest.raises(UnsupportedError, match="another engine"):
+            bind(context, other, {})
 
 
 @pytest.mark.parametrize("cut_at", [1, 5, 40])
