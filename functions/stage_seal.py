@@ -1,4 +1,4 @@
-"""Which engine made a plan. A plan's encoding is of one version of the engine, and the engine's hash, which decides what
+"""Which engine made a plan. A plan's encoding is of one version of the engine, and the engine's hash, which says what
 meets in a join, may be another on another kind of processor: tasks of one statement need one engine.
 """
 
