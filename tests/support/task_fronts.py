@@ -112,7 +112,7 @@ async def lambda_front(n_workers: int, stores: Stores, *, reserved: int = 0) -> 
 
     routes: dict[tuple[str, str], Handler] = {
         ("POST", "/2015-03-31/functions/{name}/invocations"): invoke,
-        ("GET", "/2016-08-19/account-settings/"): account,
+        ("GET", "/2016-08-19/account-settings"): account,
         ("GET", "/2019-09-30/functions/{name}/concurrency"): function,
     }
     try:
