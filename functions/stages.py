@@ -18,13 +18,14 @@ from typing import Final
 import pyarrow as pa
 from datafusion import ExecutionPlan, SessionContext
 
+from functions.errors import is_panic
 from functions.plan_proto import Kind, Node, decode, encode, join_fields
 from functions.stage_cut import Cut, Cutter
 from functions.stage_leaf import filled, leaf_of, schema_of
 from functions.stage_parts import Exchange, Piece, Read, Stage, Stages, pages_of
 from functions.stage_seal import opened
 from functions.stage_weights import kind_of, scan_bytes
-from storage.errors import UnsupportedError
+from storage.errors import FirnlineError, UnsupportedError
 
 __all__ = ["DISTRIBUTED_OPTIONS", "Exchange", "Piece", "Read", "Stage", "Stages", "bind", "pages_of", "split"]
 
@@ -65,6 +66,11 @@ def split(context: SessionContext, plan: ExecutionPlan) -> Stages:
         cutter.cut(node)
     except UnsupportedError as error:
         return Stages([_whole(gathered)], str(error))
+    except BaseException as error:
+        # What the engine does not take apart it may still run; only its own errors and panics are meant.
+        if isinstance(error, FirnlineError) or not (isinstance(error, Exception) or is_panic(error)):
+            raise
+        return Stages([_whole(gathered)], f"the engine cannot take the plan apart: {str(error).splitlines()[0][:200]}")
     if len(cutter.cuts) == 1:
         cutter.reasons.append("the plan has one partition")
     return Stages([_stage(number, cut) for number, cut in enumerate(cutter.cuts)], "; ".join(cutter.reasons))

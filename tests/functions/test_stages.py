@@ -253,6 +253,16 @@ def test_what_is_not_cut_is_one_stage_with_a_reason(sql: str, reason: str, folde
         assert not stages.reason
 
 
+def test_rows_whose_order_is_kept_through_a_repartitioning_stay_together(folder: Path) -> None:
+    context = _registered(context_of(3, {"datafusion.optimizer.prefer_existing_sort": "true"}), folder)
+    context.sql(f"CREATE EXTERNAL TABLE sorted (id BIGINT) STORED AS PARQUET LOCATION '{folder}/big/' WITH ORDER (id)")
+    sql = "SELECT id, row_number() OVER (PARTITION BY id ORDER BY id) AS n FROM sorted"
+    assert "preserve_order=true" in plan_of(context, sql).display_indent()
+    got, stages = run(context, sql)
+    assert "keep their order" in stages.reason
+    assert sorted(got["id"].to_pylist()) == list(range(N_ROWS))
+
+
 def test_a_plan_that_is_not_cut_gives_all_its_rows_as_one_task(folder: Path) -> None:
     context = _registered(context_of(3), folder)
     got, stages = run(context, "SELECT id FROM big WHERE random() >= 0")
