@@ -36,6 +36,13 @@ REMOTE_PARTITIONS = 16
 the time of 2 streams, and Q3 0.40, for the same requests and 5 % more CPU time; 32 gained nothing more."""
 OWN_FUNCTIONS = frozenset(("time_bucket", "l2_distance", "l2_squared_distance"))
 """What statements call the functions of `functions.sql_functions`."""
+_UNCUT = {
+    "datafusion.optimizer.enable_dynamic_filter_pushdown": "true",
+    "datafusion.optimizer.enable_round_robin_repartition": "true",
+    "datafusion.optimizer.prefer_existing_sort": "false",
+    "datafusion.optimizer.enable_piecewise_merge_join": "false",
+}
+"""The engine's own values of `functions.stages.DISTRIBUTED_OPTIONS`; a test holds them to it."""
 READ_ONLY = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
 
 
@@ -98,6 +105,7 @@ class Session:
         self.context = SessionContext(_config(options), _runtime(options))
         self._buckets = BucketClients(self.context, options.s3, clock)
         self._functions: set[str] = set()
+        self._cut = False
         self._partitions = self._partitions_now = options.target_partitions or os.cpu_count() or 1
         self._memory = SessionContext()
         """Only makes tables of batches: the other one's catalog is ours, and takes none."""
@@ -118,10 +126,13 @@ class Session:
         self._planner.shutdown(wait=False, cancel_futures=True)
 
     @contextmanager
-    def planning(self, names: Names, *, remote: bool = False) -> Iterator[SessionContext]:
-        """Hold the session for one statement, whose names are ``names``; ``remote`` if it reads an object store."""
+    def planning(self, names: Names, *, remote: bool = False, tasks: int = 0) -> Iterator[SessionContext]:
+        """Hold the session for one statement, whose names are ``names``; ``remote`` if it reads an object store,
+        ``tasks`` if its plan is to be cut into so many (`functions.stages`)."""
         with self._lock:
-            self._set_partitions(REMOTE_PARTITIONS if remote and not self.options.target_partitions else 0)
+            own = REMOTE_PARTITIONS if remote and not self.options.target_partitions else 0
+            self._set_partitions(tasks or own)
+            self._set_cut(bool(tasks))
             self._provider.names = names
             try:
                 yield self.context
@@ -134,6 +145,15 @@ class Session:
         if wanted != self._partitions_now:
             self.context.sql(f"SET datafusion.execution.target_partitions = {wanted}")
             self._partitions_now = wanted
+
+    def _set_cut(self, cut: bool) -> None:
+        """Set whether plans from now on are made to be cut."""
+        if cut != self._cut:
+            from functions.stages import DISTRIBUTED_OPTIONS
+
+            for name, value in DISTRIBUTED_OPTIONS.items():
+                self.context.sql(f"SET {name} = {value if cut else _UNCUT[name]}")
+            self._cut = cut
 
     def add_functions(self, words: frozenset[str]) -> None:
         """Make the functions of `functions.sql_functions` known that are among a statement's words."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from catalog.kv import KV
 from catalog.kv.open import open_kv
 from functions.session import Session, SessionOptions
+from service.coordinate.open import open_fan_out
 from service.engine import Engine
 from service.log.open import LakeLogs, open_logs
 from service.settings import EngineSettings
@@ -35,8 +36,9 @@ async def open_engine(settings: EngineSettings, clock: Clock | None = None) -> A
     kv = await open_catalog(settings, clock, stores)
     logs = open_logs(settings.lake, settings.log, kv, stores, clock)
     engine = Engine(
-        session, stores, kv, clock, logs=logs, lake=settings.lake, index_memory_bytes=settings.index_memory_bytes
-    )
+        session, stores, kv, clock, logs=logs, lake=settings.lake, index_memory_bytes=settings.index_memory_bytes,
+        fan_out=open_fan_out(settings, session, stores, clock),
+    )  # fmt: skip
     try:
         async with _compacting(settings, engine, logs):
             yield engine

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -40,6 +40,9 @@ from storage.log.access import Logs
 from storage.stores import Stores
 from storage.tables.footers import FooterCache
 
+if TYPE_CHECKING:
+    from service.coordinate.fan_out import FanOut
+
 __all__ = ["Engine"]
 
 
@@ -51,12 +54,13 @@ class Engine:
 
     def __init__(
         self, session: Session, stores: Stores, kv: KV, clock: Clock, *, logs: Logs, lake: str,
-        index_memory_bytes: int = 512 << 20,
+        index_memory_bytes: int = 512 << 20, fan_out: FanOut | None = None,
     ) -> None:  # fmt: skip
         self.tables = Tables(kv, clock)
         self.logs, self.tails, self.lake = logs, Tails(logs), lake
         self.kv, self.clock, self.stores = kv, clock, stores
         self._session = session
+        self._fan_out = fan_out
         footers = FooterCache()
         self._snapshots = SnapshotCache(footers)
         self.indexes = Indexes(kv, clock)
@@ -88,7 +92,7 @@ class Engine:
             return self._result(found, receipt, stores, started)
         planned = await self._plan(statement, parsed, loading)
         receipt.planning_ms = (time.perf_counter() - started[0]) * 1000
-        rows = self._execute(planned, parsed, receipt)
+        rows = self._execute(planned, parsed, statement, receipt)
         return Result(planned.schema, self._finish(rows, receipt, stores, started), receipt)
 
     async def point(self, statement: Statement) -> Result | None:
@@ -134,7 +138,7 @@ class Engine:
         read = {_named(name, found): found for name, found in planned.tables.items()}
         return Query(
             planned.schema,
-            self._execute(planned, parsed, receipt),
+            self._execute(planned, parsed, statement, receipt),
             {name: found.tail.since for name, found in read.items() if found.tail is not None},
             {name: found.snapshot for name, found in read.items()},
             {shown: scan.files for shown, scan in planned.scans.items()},
@@ -144,7 +148,7 @@ class Engine:
         self, statement: Statement, parsed: Parsed, loading: Loading, given: Mapping[str, pa.Table] | None = None
     ) -> Planned:
         late = self._late.choose(parsed.text)
-        return await Planner(self._reading, loading, statement, parsed, late, given).plan()
+        return await Planner(self._reading, loading, statement, parsed, late, given, self._fan_out).plan()
 
     def _loading(self, stores: Stores, receipt: Receipt) -> Loading:
         return Loading(self.tables, self.indexes, self._snapshots, self.tails, self._known, stores, receipt)
@@ -163,6 +167,8 @@ class Engine:
     async def close(self) -> None:
         """Release the logs, the stores and the catalog."""
         self._session.close()
+        if self._fan_out is not None:
+            await self._fan_out.close()
         try:
             await self.logs.close()
         finally:
@@ -179,10 +185,15 @@ class Engine:
         return await loading.load(entry)
 
     async def _execute(
-        self, planned: Planned, parsed: Parsed, receipt: Receipt
+        self, planned: Planned, parsed: Parsed, statement: Statement, receipt: Receipt
     ) -> AsyncGenerator[pa.RecordBatch, None]:
         for batch in planned.rows:
             yield batch
+        if planned.stages is not None and self._fan_out is not None:
+            async with aclosing(self._fan_out.rows(planned.stages, statement, receipt)) as batches:
+                async for batch in batches:
+                    if batch.num_rows:
+                        yield retyped(batch, planned.schema)
         if planned.plan is None:
             return
         waited_s = 0.0

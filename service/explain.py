@@ -41,7 +41,8 @@ def _describe_tail(tail: TableTail) -> str:
     return f"log=[{tail.start}, {tail.limit}) rows={tail.n_rows}{keys}"
 
 
-def with_tables(schema: pa.Schema, scans: Mapping[str, TableScan]) -> pa.RecordBatch:
-    """Return the row that goes before an EXPLAIN's own rows, whose schema is (plan_type, plan)."""
-    columns = [pa.array(["tables"], schema.field(0).type), pa.array([describe_scans(scans)], schema.field(1).type)]
+def with_tables(schema: pa.Schema, scans: Mapping[str, TableScan], tasks: str = "") -> pa.RecordBatch:
+    """Return the rows that go before an EXPLAIN's own rows, whose schema is (plan_type, plan)."""
+    rows = {"tables": describe_scans(scans)} | ({"tasks": tasks} if tasks else {})
+    columns = [pa.array(list(rows), schema.field(0).type), pa.array(list(rows.values()), schema.field(1).type)]
     return pa.RecordBatch.from_arrays(columns, schema=schema)

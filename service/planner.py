@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from functions.prune import may_match
 from functions.records import plain
 from functions.scan import TableScan
 from functions.session import CATALOG, OWN_FUNCTIONS, READ_ONLY, Names, stub
+from service.coordinate.tasks import Tasks
 from service.exact import bind, exact_literals, with_noise
 from service.explain import with_tables
 from service.listing import listing
@@ -36,6 +37,8 @@ from storage.tables.snapshot import At, Snapshot
 
 if TYPE_CHECKING:
     from functions.gap_fill import Gaps
+    from functions.stages import Stages
+    from service.coordinate.fan_out import FanOut
 
 __all__ = ["Planned", "Planner", "retyped"]
 
@@ -55,6 +58,8 @@ class Planned:
     """Whether its scans filter while they decode."""
     tables: Mapping[TableName, Loaded] = field(default_factory=dict)
     """By the names of the plan."""
+    stages: Stages | None = None
+    """What runs in place of ``plan``: tasks on workers."""
 
 
 class Planner:
@@ -62,7 +67,7 @@ class Planner:
 
     def __init__(
         self, reading: Reading, loading: Loading, statement: Statement, parsed: Parsed, late: bool,
-        given: Mapping[str, pa.Table] | None = None,
+        given: Mapping[str, pa.Table] | None = None, fan_out: FanOut | None = None,
     ) -> None:  # fmt: skip
         self._reading, self._session, self._loading = reading, reading.session, loading
         self._stores, self._receipt = loading.stores, loading.receipt
@@ -73,6 +78,9 @@ class Planner:
         self._rows = {(DEFAULT_NAMESPACE, name): rows for name, rows in (given or {}).items()}
         self._given: dict[TableName, Table] = {}
         self._late = late
+        self._fan_out = fan_out
+        self._tasks = Tasks()
+        self._scan_bytes = 0
         self._failure: FirnlineError | None = None
         self._asked: set[TableName] = set()
         self._filters: dict[TableName, list[TableFilter]] = {}
@@ -103,6 +111,10 @@ class Planner:
         meant = {name: self._loaded(name) for name in wanted}
         routes = {} if lists_catalog else await self._making.routes(meant, wanted, self._filters)
         scans = await self._make_scans(meant, wanted, routes)
+        if self._fan_out is not None and scans and not lists_catalog:
+            n_files = sum(each.n_scanned for each in scans.values())
+            checked = not self._only_explains
+            self._tasks = await self._fan_out.choose(self._statement, self._scan_bytes, n_files, checked=checked)
         finish = self._collect_catalog if lists_catalog else self._physical
         planned = await self._session.in_planner(finish, scans)
         self._count(planned.scans)
@@ -307,6 +319,7 @@ class Planner:
     ) -> dict[TableName, TableScan]:  # fmt: skip
         limit = self._statement.limits.scan_bytes_max
         total = sum(n_bytes(meant[name], mask, routes.get(name)) for name, mask in wanted.items())
+        self._scan_bytes = total
         if limit and total > limit:
             raise LimitError(
                 "the statement would scan more than its limit; filter by a partition or a sorted column",
@@ -358,14 +371,29 @@ class Planner:
             return scans[name].table if name in scans else None
 
         remote = self._remote(scans)
+        stages = self._cut(table, remote) if self._tasks.n_tasks else None
         with self._session.planning(self._names(table), remote=remote) as context:
             try:
                 frame = self._frame(context, self._text)
                 schema = _answered(_coerced(context, frame))
                 shown = {self._shown(name): scan for name, scan in used.items()}
-                first = [with_tables(schema, shown)] if self._parsed.explained else []
+                first = [with_tables(schema, shown, self._tasks.describe(stages))] if self._parsed.explained else []
                 loaded = {name: self._loaded(name) for name in used}
+                if stages is not None and not self._parsed.explained and self._tasks.runs(stages):
+                    return Planned(schema, None, first, shown, False, loaded, stages)
                 return Planned(schema, frame.execution_plan(), first, shown, self._late and not remote, loaded)
+            except BaseException as error:
+                raise self._translated(error) from error
+
+    def _cut(self, table: Callable[[TableName], Table | None], remote: bool) -> Stages:
+        """Return the statement's stages, or those of the one that it explains."""
+        from functions.stages import split
+
+        explained = self._parsed.explained
+        with self._session.planning(self._names(table), remote=remote, tasks=self._tasks.n_tasks) as context:
+            try:
+                frame = self._frame(context, " " * explained + self._text[explained:])
+                return split(context, frame.execution_plan())
             except BaseException as error:
                 raise self._translated(error) from error
 

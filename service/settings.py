@@ -8,7 +8,7 @@ from storage.blobs.s3_options import S3Options
 from storage.log import AckMode
 from storage.log.settings import LogSettings
 
-__all__ = ["EngineSettings", "EtcdAccess", "LogAccess"]
+__all__ = ["EngineSettings", "EtcdAccess", "FunctionAccess", "LogAccess"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,23 @@ class LogAccess:
 
 
 @dataclass(frozen=True, slots=True)
+class FunctionAccess:
+    """Where tasks run, see `functions.invoke.open`, and on which terms.
+
+    secret : that they are signed with; None: one of its own, for workers that this process starts
+    tasks_max : of a statement at once; 0: as many as the workers take
+    max_usd : that a statement may be estimated to cost; 0: no limit
+    lambda_endpoint : of AWS's Lambda; None: AWS's own
+    """
+
+    place: str = "inline"
+    secret: str | None = field(default=None, repr=False)
+    tasks_max: int = 0
+    max_usd: float = 0.0
+    lambda_endpoint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSettings:
     """Settings of one engine. Plain values, so that they travel to worker processes.
 
@@ -80,3 +97,4 @@ class EngineSettings:
     s3: S3Options = field(default_factory=S3Options)
     etcd: EtcdAccess = field(default_factory=EtcdAccess)
     log: LogAccess = field(default_factory=LogAccess)
+    functions: FunctionAccess = field(default_factory=FunctionAccess)

@@ -8,12 +8,15 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
-__all__ = ["Format", "KeyLookup", "Limits", "Receipt", "Result", "Role", "Route", "Runner", "Statement"]
+__all__ = ["Format", "Functions", "KeyLookup", "Limits", "Receipt", "Result", "Role", "Route", "Runner", "Statement"]
 
 Role = Literal["reader", "writer", "admin"]
 Format = Literal["json", "ndjson", "arrow", "csv", "parquet"]
 Route = Literal["auto", "lookup", "scan"]
 """How a predicate that pins a key is answered: as costs less, by an index where one covers files, or never by one."""
+
+Functions = Literal["auto", "inline", "fan-out"]
+"""Whether a statement runs as tasks on workers: where that is faster, never, or wherever it can be cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,8 @@ class Limits:
     result_rows_max: int = 0
     result_bytes_max: int = 0
     scan_bytes_max: int = 0
+    cost_usd_max: float = 0.0
+    """As estimated before it runs (`service.cost`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ class Statement:
 
     params : a sequence for ``$1, $2, …``, a mapping for ``:name`` (or ``$name``), or None
     idempotency_key : of a statement that writes: it takes effect once, however often it is sent with this key
+    max_tasks : at once; 0: as many as the workers take
     """
 
     sql: str
@@ -59,6 +65,8 @@ class Statement:
     idempotency_key: str | None = None
     route: Route = "auto"
     lookup: KeyLookup | None = None
+    functions: Functions = "auto"
+    max_tasks: int = 0
 
 
 @dataclass(slots=True)
@@ -90,6 +98,15 @@ class Receipt:
     """Files read by the slower merge-on-read reader."""
     tasks: int = 1
     retries: int = 0
+    hedges: int = 0
+    """Second copies of tasks that took long."""
+    bytes_moved: int = 0
+    """Between coordinator and workers, and through pages."""
+    task_cpu_ms: float = 0.0
+    task_gb_s: float = 0.0
+    """Memory of the workers times the time of the tasks."""
+    cost_usd: float = 0.0
+    """What the tasks cost by the price list (`service.cost`)."""
     routes: dict[str, str] = field(default_factory=dict)
     """Table → how its rows were found, where an index had a say: ``lookup`` or ``scan``, and why."""
     ack: str | None = None

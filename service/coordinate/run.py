@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from functions.invoke import Invoker
@@ -56,14 +56,19 @@ class StageRun:
     Parameters
     ----------
     last : the stage that reads them elsewhere; its own tasks are not run here
+    local : runs tasks of stages whose rows lie in this process
+
+    untidy : whether attempts may have left pages that no reply names
+    stored : whether pages lie at locations
     """
 
     def __init__(
-        self, stages: Sequence[Stage], last: Stage | None, invoker: Invoker, clock: Clock, terms: Terms, tally: Tally
-    ) -> None:
+        self, stages: Sequence[Stage], last: Stage | None, invoker: Invoker, clock: Clock, terms: Terms, tally: Tally,
+        local: Callable[[Task], Awaitable[Reply]] | None = None,
+    ) -> None:  # fmt: skip
         self.board = Board(stages, invoker.limits, [last] if last else ())
-        self.untidy = False
-        """Whether attempts may have left pages that no reply names."""
+        self.untidy = self.stored = False
+        self._local = local
         self._invoker, self._clock, self._terms, self._tally = invoker, clock, terms, tally
         asked = [most for most in (invoker.limits.concurrency, terms.tasks_max) if most]
         self._pace = Pace(min(asked, default=0))
@@ -168,6 +173,10 @@ class StageRun:
     async def _attempt(self, attempt: _Attempt) -> None:
         try:
             task = attempt.task = self.board.task(attempt.job.key, attempt.number, self._terms)
+            if self._local is not None and self.board.stage(attempt.job.key).local:
+                attempt.reply = await self._local(task)
+                self._ended.put_nowait(attempt)
+                return
             message = encode_task(task, self._terms.secret)
             self._tally.bytes_moved += len(message)
             data = await self._invoker.invoke(message, timeout_ms=self._timeout_ms())
@@ -248,7 +257,9 @@ class StageRun:
         job.running.clear()
         key, pages = job.key, reply.pages
         self._tally.tasks += 1
-        self._tally.bytes_moved += sum(page.n_bytes for page in pages if page.location is not None)
+        stored = [page.n_bytes for page in pages if page.location is not None]
+        self.stored = self.stored or bool(stored)
+        self._tally.bytes_moved += sum(stored)
         self.board.finish(key, pages)
         before = self._before.pop(key, None)
         if before is not None and before != frozenset((page.bucket, page.checksum) for page in pages):

@@ -1,0 +1,53 @@
+"""Whether a statement is worth tasks, and how many: by the bytes that it scans after pruning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.cost import ENGINE_BYTES_PER_S
+
+__all__ = ["TASK_BYTES", "TASK_OVERHEAD_S", "Choice", "choose"]
+
+TASK_BYTES = 64 << 20
+"""What one task scans: about half a second of work, ten times its overhead."""
+TASK_OVERHEAD_S = 0.05
+"""Of a task on a warm worker: its message, its session's plan, its reply."""
+STAGES_S = 0.3
+"""What a statement in stages takes longer than one that is not cut: stages wait for their slowest task."""
+_GAIN_MIN = 1.5
+_TASKS_MAX = 1000
+_UNKNOWN_PLACES = 64
+"""Workers that are reckoned with where the platform does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """``n_tasks`` of the widest stage, or 0: in this process; and why."""
+
+    n_tasks: int
+    reason: str
+
+
+def choose(asked: str, scan_bytes: int, *, concurrency: int, n_cores: int, tasks_max: int = 0) -> Choice:
+    """Return the choice for a statement.
+
+    Parameters
+    ----------
+    asked : "auto", "inline" or "fan-out", as the statement says
+    concurrency : tasks that the workers run at once; 0: not known
+    n_cores : that this process would use by itself
+    tasks_max : at once, of settings and statement; 0: no limit
+    """
+    if asked == "inline":
+        return Choice(0, "the statement asks for this process")
+    places = min(each for each in (concurrency or _UNKNOWN_PLACES, tasks_max or _TASKS_MAX, _TASKS_MAX))
+    n_tasks = min(places, max(1, -(-scan_bytes // TASK_BYTES)))
+    if asked == "fan-out":
+        return Choice(max(n_tasks, min(2, places)), "the statement asks for tasks")
+    here_s = scan_bytes / ENGINE_BYTES_PER_S / n_cores
+    there_s = scan_bytes / ENGINE_BYTES_PER_S / n_tasks + TASK_OVERHEAD_S + STAGES_S
+    if here_s < there_s * _GAIN_MIN:
+        return Choice(
+            0, f"scanning {scan_bytes} bytes takes about {here_s:.2g} s here and {there_s:.2g} s in {n_tasks} tasks"
+        )
+    return Choice(n_tasks, f"about {here_s:.2g} s here, {there_s:.2g} s in {n_tasks} tasks")

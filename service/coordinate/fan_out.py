@@ -1,0 +1,249 @@
+"""An engine's tasks: whether a statement has any, where they run, and how their rows become its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from functions.exchange import delete_results, read_pages, results_prefix, sweep_results
+from functions.execute import stream
+from functions.invoke import Invoker
+from functions.run_piece import run_piece
+from functions.run_task import Work
+from functions.session import Session
+from functions.stages import Stage, Stages, bind, pages_of
+from functions.tasks import Page, Reply, Task
+from service.coordinate.choose import TASK_OVERHEAD_S, Choice, choose
+from service.coordinate.run import StageRun
+from service.coordinate.tasks import Tasks
+from service.coordinate.terms import Tally, Terms
+from service.coordinate.verdict import page_of
+from service.cost import ENGINE_GETS, Prices, check_cost, estimate
+from service.statement import Receipt, Statement
+from storage.clock import Clock
+from storage.errors import CorruptError, FirnlineError, NotFoundError
+from storage.stores import Stores
+from storage.tables.footers import FooterCache
+
+__all__ = ["FanOut", "FanOutOptions"]
+
+_log = logging.getLogger("firnline.coordinate")
+
+_LIFETIME_MS = 24 * 3600 * 1000
+"""Of the pages of a statement without a time limit."""
+_GRACE_MS = 600_000
+"""Pages outlive their statement's deadline by this: clocks differ, and a late worker may still write."""
+_SWEEP_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class FanOutOptions:
+    """Values.
+
+    place : the text of ``FIRN_FUNCTIONS``; ``inline`` gives tasks only to statements that ask for them
+    max_usd : that a statement may be estimated to cost; 0: no limit
+    """
+
+    place: str
+    secret: bytes = field(repr=False)
+    tasks_max: int = 0
+    max_usd: float = 0.0
+    n_cores: int = 1
+    prices: Prices = field(default_factory=Prices)
+
+
+class FanOut:
+    """The coordinator of one engine; its invoker is opened by the first statement that needs it."""
+
+    def __init__(
+        self, options: FanOutOptions, open_invoker: Callable[[], Awaitable[Invoker]], session: Session, stores: Stores,
+        clock: Clock, lake: str,
+    ) -> None:  # fmt: skip
+        self._options, self._open, self._session = options, open_invoker, session
+        self._stores, self._clock, self._lake = stores, clock, lake
+        self._invoker: Invoker | None = None
+        self._opening = asyncio.Lock()
+        self._swept_s: float | None = None
+        self._sweeping: asyncio.Task[None] | None = None
+
+    async def choose(self, statement: Statement, scan_bytes: int, n_files: int, *, checked: bool = True) -> Tasks:
+        """Return how many tasks a statement gets.
+
+        Raises `LimitError` with the estimate if that is past its limit, unless it is not ``checked``.
+        """
+        options = self._options
+        limits = [each for each in (options.tasks_max, statement.max_tasks) if each]
+        is_set = options.place != "inline"
+        if statement.functions == "fan-out" or (statement.functions == "auto" and is_set):
+            invoker = await self.invoker()
+            choice = choose(
+                statement.functions, scan_bytes, concurrency=invoker.limits.concurrency, n_cores=options.n_cores,
+                tasks_max=min(limits, default=0),
+            )  # fmt: skip
+        else:
+            choice = Choice(0, "the statement asks for this process" if is_set else "")
+        found = estimate(choice.n_tasks, scan_bytes, n_files, options.prices, overhead_s=TASK_OVERHEAD_S)
+        for most in (options.max_usd, statement.limits.cost_usd_max) if checked else ():
+            check_cost(found, most)
+        return Tasks(choice.n_tasks, choice.reason, found, forced=statement.functions == "fan-out")
+
+    async def invoker(self) -> Invoker:
+        """Return where tasks run. Raises what opening it raises."""
+        async with self._opening:
+            if self._invoker is None:
+                self._invoker = await self._open()
+            return self._invoker
+
+    async def close(self) -> None:
+        """Stop what runs."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.gather(self._sweeping, return_exceptions=True)
+        if self._invoker is not None:
+            await self._invoker.close()
+
+    async def rows(
+        self, stages: Stages, statement: Statement, receipt: Receipt
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
+        """Run the stages as tasks and yield the last one's rows; closing it stops all and deletes the pages.
+
+        Raises the error of a task that failed for good.
+        """
+        invoker = await self.invoker()
+        self._sweep_sometimes()
+        terms, tally = self._terms(statement), Tally()
+        last = stages.stages[-1]
+        body = stages.stages if last.whole else stages.stages[:-1]
+        run = StageRun(body, None if last.whole else last, invoker, self._clock, terms, tally, self._local)
+        try:
+            await run.run()
+            answer = self._answered(run, last)
+            async with aclosing(answer) as batches:
+                async for batch in batches:
+                    yield batch
+        finally:
+            self._count(receipt, tally)
+            if run.untidy or run.stored:
+                await self._clean(terms.results)
+
+    def _terms(self, statement: Statement) -> Terms:
+        now_ms, timeout_ms = self._clock.now_ms(), statement.limits.timeout_ms
+        deadline_ms = now_ms + timeout_ms if timeout_ms else 0
+        # An id may come twice, and a statement that writes may have several queries: their pages must not meet.
+        id_ = re.sub(r"[^A-Za-z0-9_.-]", "-", statement.statement_id)[:80].lstrip("_.-") or "s"
+        name = f"{id_}-{self._clock.new_id()[:12]}"
+        limits = [each for each in (self._options.tasks_max, statement.max_tasks) if each]
+        return Terms(
+            statement_id=name,
+            secret=self._options.secret,
+            results=results_prefix(self._lake, name, (deadline_ms or now_ms + _LIFETIME_MS) + _GRACE_MS),
+            deadline_ms=deadline_ms,
+            tasks_max=min(limits, default=0),
+            memory_bytes=statement.limits.memory_bytes,
+        )
+
+    async def _local(self, task: Task) -> Reply:
+        """Make pages of rows that this process holds already."""
+        stores = self._stores.scoped()
+        outcome = await run_piece(Work(self._session, stores, self._clock, FooterCache()), task)
+        return Reply(task.statement_id, task.id, task.attempt, outcome.pages)
+
+    # The answer
+
+    async def _answered(self, run: StageRun, last: Stage) -> AsyncGenerator[pa.RecordBatch, None]:
+        if last.whole or last.passes:
+            number = last.number if last.whole else last.inputs[0][1]
+            async with aclosing(self._passed(run, number)) as passed:
+                async for batch in passed:
+                    yield batch
+            return
+        piece = last.piece(0)
+        pages = {each.name: pages_of(each, run.board.outputs(each.stage)) for each in piece.reads}
+        while True:
+            try:
+                inputs = {name: await self._read(each) for name, each in pages.items()}
+                break
+            except (CorruptError, NotFoundError) as error:
+                if not run.lost(error):
+                    raise
+                await run.run()
+                pages = {each.name: pages_of(each, run.board.outputs(each.stage)) for each in piece.reads}
+        context = self._session.context
+        plan = await self._session.in_planner(bind, context, piece.plan, inputs)
+        del inputs
+        async with aclosing(stream(context, plan)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def _read(self, pages: Sequence[Page]) -> Mapping[int, Sequence[pa.RecordBatch]]:
+        """Return the rows of a leaf's partitions."""
+        found: dict[int, Sequence[pa.RecordBatch]] = {}
+        for bucket in sorted({page.bucket for page in pages}):
+            own = [page for page in pages if page.bucket == bucket]
+            found[bucket] = [batch async for batch in read_pages(self._stores, own)]
+        return found
+
+    async def _passed(self, run: StageRun, number: int) -> AsyncGenerator[pa.RecordBatch, None]:
+        """Yield a stage's rows as they are read, task by task."""
+        done = 0
+        while True:
+            outputs = run.board.outputs(number)
+            pages = [(task, page) for task in range(done, len(outputs)) for page in outputs[task]]
+            try:
+                async with aclosing(read_pages(self._stores, [page for _task, page in pages])) as batches:
+                    async for batch in batches:
+                        yield batch
+                return
+            except (CorruptError, NotFoundError) as error:
+                place = next((n for n, (_, page) in enumerate(pages) if page.location == page_of(error)), None)
+                # A task whose first rows are gone out already cannot run again: it may give them in another order.
+                if place is None or (place and pages[place - 1][0] == pages[place][0]) or not run.lost(error):
+                    raise
+                done = pages[place][0]
+            await run.run()
+
+    # Afterwards
+
+    def _count(self, receipt: Receipt, tally: Tally) -> None:
+        prices, usage = self._options.prices, tally.usage
+        receipt.tasks = tally.tasks
+        receipt.retries += tally.retries
+        receipt.hedges += tally.hedges
+        receipt.bytes_moved += tally.bytes_moved
+        receipt.bytes_scanned += int(usage["bytes_scanned"])
+        receipt.requests += int(usage["requests"])
+        receipt.task_cpu_ms += usage["cpu_ms"]
+        receipt.task_gb_s += tally.gb_s
+        receipt.cost_usd += (
+            tally.gb_s * prices.gb_second
+            + tally.attempts * prices.invocation
+            + (usage["requests"] + ENGINE_GETS * tally.attempts) * prices.get
+        )
+
+    async def _clean(self, prefix: str) -> None:
+        try:
+            await delete_results(self._stores, prefix)
+        except FirnlineError as error:
+            _log.warning("pages are left for the sweep: %s", error)
+
+    def _sweep_sometimes(self) -> None:
+        """Delete what coordinators that were killed have left, now and then and beside the statement."""
+        now_s = self._clock.monotonic_s()
+        if self._swept_s is not None and now_s - self._swept_s < _SWEEP_S:
+            return
+        self._swept_s = now_s
+        self._sweeping = asyncio.create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        try:
+            n = await sweep_results(self._stores, self._lake, self._clock)
+            if n:
+                _log.info("%d pages of statements that are over are deleted", n)
+        except FirnlineError as error:
+            _log.warning("the sweep of pages failed: %s", error)

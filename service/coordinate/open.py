@@ -1,0 +1,65 @@
+"""The coordinator of an engine's settings."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+from service.coordinate.fan_out import FanOut, FanOutOptions
+from service.cost import prices_of
+from service.settings import EngineSettings
+from storage.clock import Clock
+from storage.errors import InvalidError
+from storage.stores import Stores
+
+if TYPE_CHECKING:
+    from functions.invoke import Invoker
+    from functions.session import Session
+
+__all__ = ["open_fan_out"]
+
+_HERE = ("inline", "processes", "ray")
+"""Places whose workers this process starts, with a secret of its own."""
+
+
+def open_fan_out(settings: EngineSettings, session: Session, stores: Stores, clock: Clock) -> FanOut:
+    """Return the coordinator; nothing is started until a statement has tasks.
+
+    Raises `InvalidError` for workers elsewhere without a secret that they could know.
+    """
+    access = settings.functions
+    place = access.place
+    if access.secret is None and place.partition(":")[0] not in _HERE:
+        raise InvalidError(
+            "tasks go to workers elsewhere, and there is no secret to sign them with; set FIRN_TASK_SECRET to the same "
+            "text for servers and workers",
+            functions=place,
+        )
+    secret = (access.secret or clock.new_id()).encode()
+    n_cores = settings.target_partitions or len(os.sched_getaffinity(0))
+    options = FanOutOptions(
+        place, secret, access.tasks_max, access.max_usd, n_cores, prices_of(settings.s3.region)
+    )  # fmt: skip
+    return FanOut(options, partial(_open, settings, secret, stores, clock), session, stores, clock, settings.lake)
+
+
+async def _open(settings: EngineSettings, secret: bytes, stores: Stores, clock: Clock) -> Invoker:
+    # Imported here: most processes never send a task.
+    from functions.invoke.open import InvokerOptions, open_invoker
+    from functions.task_worker import TaskWorkerSettings, open_task_runner
+
+    access = settings.functions
+    worker = TaskWorkerSettings(
+        lake=settings.lake,
+        secret=secret,
+        allow=settings.allow,
+        memory_bytes=settings.memory_bytes,
+        spill_dir=settings.spill_dir,
+        target_partitions=settings.target_partitions,
+        s3=settings.s3,
+    )
+    options = InvokerOptions(
+        stores=stores, lake=settings.lake, endpoint=access.lambda_endpoint, region=settings.s3.region
+    )
+    return await open_invoker(access.place, partial(open_task_runner, worker), clock, options)

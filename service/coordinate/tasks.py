@@ -1,0 +1,55 @@
+"""What was chosen for one statement: how many tasks, why, and at what price; as EXPLAIN shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from functions.stages import Stage, Stages
+    from service.cost import Estimate
+
+__all__ = ["Tasks"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """A choice.
+
+    n_tasks : of the widest stage; 0: the statement runs in this process
+    forced : the statement asks for tasks, so that also what cannot be cut runs as one
+    """
+
+    n_tasks: int = 0
+    reason: str = ""
+    estimate: Estimate | None = None
+    forced: bool = False
+
+    def runs(self, stages: Stages) -> bool:
+        """Tell whether a plan that was made to be cut runs as tasks."""
+        [*_others, last] = stages.stages
+        if len(stages.stages) > 1:
+            return True
+        return self.forced and last.whole and bool(last.plan)
+
+    def describe(self, stages: Stages | None) -> str:
+        """Return a line for the statement and one for each stage; nothing where no workers are set."""
+        if not self.reason:
+            return ""
+        if stages is None or not self.runs(stages):
+            why = stages.reason if stages is not None else self.reason
+            return f"in this process: {why}"
+        head = f"{self.reason}; {self.estimate}"
+        lines = [_line(each, each is stages.stages[-1] and not each.whole) for each in stages.stages]
+        notes = [f"one task: {stages.reason}"] if stages.reason else []
+        return "\n".join([head, *lines, *notes])
+
+
+def _line(stage: Stage, here: bool) -> str:
+    reads = f" reads={','.join(str(number) for _name, number in stage.inputs)}" if stage.inputs else ""
+    size = f" scan_bytes={stage.scan_bytes}" if stage.scan_bytes else ""
+    if here:
+        return f"stage {stage.number}: {stage.kind} in this process{reads}{size}"
+    exchange = stage.exchange
+    buckets = f" into {exchange.n_buckets}" if exchange.kind == "hash" else ""
+    return f"stage {stage.number}: {stage.kind} tasks={stage.n_partitions}{reads}{size} {exchange.kind}{buckets}"

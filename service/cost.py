@@ -1,0 +1,82 @@
+"""What statements cost: the price of functions' time and of the store's requests; before the run an estimate.
+
+Prices are list prices in USD without free tiers, looked at in 2025; they differ little between regions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from storage.errors import LimitError
+
+__all__ = ["ENGINE_BYTES_PER_S", "ENGINE_GETS", "PRICES", "Estimate", "Prices", "check_cost", "estimate", "prices_of"]
+
+ENGINE_BYTES_PER_S = 120_000_000
+"""Bytes of Parquet files that one core scans and aggregates each second; see docs/design/013-functions.md."""
+ENGINE_GETS = 4
+"""Requests of the engine for each part of a file that a task reads: size, footer, and columns in about two."""
+WORKER_MEMORY_MB = 1769
+"""At this size a Lambda function has one core."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """USD for one of each."""
+
+    gb_second: float = 0.0000166667
+    invocation: float = 0.20e-6
+    get: float = 0.40e-6
+    put: float = 5.0e-6
+
+
+PRICES = {
+    "us-east-1": Prices(),
+    "us-east-2": Prices(),
+    "us-west-2": Prices(),
+    "eu-west-1": Prices(),
+    "eu-central-1": Prices(get=0.43e-6, put=5.4e-6),
+    "ap-northeast-1": Prices(get=0.37e-6, put=4.7e-6),
+}
+
+
+def prices_of(region: str | None) -> Prices:
+    """Return a region's prices; those of us-east-1 where they are not known."""
+    return PRICES.get(region or "", Prices())
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a statement is thought to use."""
+
+    n_tasks: int
+    scan_bytes: int
+    gb_s: float
+    gets: int
+    puts: int
+    usd: float
+
+    def __str__(self) -> str:
+        return f"tasks={self.n_tasks} scan_bytes={self.scan_bytes} gb_s={self.gb_s:.3g} usd={self.usd:.3g}"
+
+
+def estimate(n_tasks: int, scan_bytes: int, n_files: int, prices: Prices, *, overhead_s: float = 0.0) -> Estimate:
+    """Return what a statement may cost as ``n_tasks`` tasks, or as one in the process that answers (0).
+
+    Its time is that of scanning: joins and sorts of many rows take longer.
+    """
+    work_s = scan_bytes / ENGINE_BYTES_PER_S + n_tasks * overhead_s
+    gb_s = work_s * WORKER_MEMORY_MB / 1024
+    gets = (n_files + n_tasks) * ENGINE_GETS
+    puts = n_tasks
+    usd = gb_s * prices.gb_second + n_tasks * prices.invocation + gets * prices.get + puts * prices.put
+    return Estimate(max(1, n_tasks), scan_bytes, gb_s, gets, puts, usd)
+
+
+def check_cost(found: Estimate, max_usd: float) -> None:
+    """Raise `LimitError` for an estimate past a statement's limit; 0: no limit."""
+    if max_usd and found.usd > max_usd:
+        raise LimitError(
+            "the statement would cost more than its limit; filter by a partition or a sorted column, or raise max_cost",
+            limit="max_cost", estimated_usd=float(f"{found.usd:.3g}"), max_cost=max_usd, scan_bytes=found.scan_bytes,
+            tasks=found.n_tasks,
+        )  # fmt: skip

@@ -1,0 +1,172 @@
+"""Statements that run as tasks give the rows that they give in one process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from functions.session import _UNCUT
+from functions.stages import DISTRIBUTED_OPTIONS
+from service.executor import InlineExecutor
+from service.settings import FunctionAccess
+from service.statement import Limits, Receipt, Statement
+from storage.errors import InvalidError, LimitError
+from tests.support.lakes import Lake, open_lake
+from tests.support.stage_run import assert_same
+
+pytestmark = pytest.mark.anyio
+
+N_ROWS = 60_000
+
+
+async def ask(lake: Lake, sql: str, **asked: Any) -> tuple[pa.Table, Receipt]:
+    """Run a statement to its end."""
+    limits = Limits(timeout_ms=60_000, **asked.pop("limits", {}))
+    statement = Statement(sql, lake.engine.clock.new_id(), limits=limits, **({"functions": "fan-out"} | asked))
+    result = await InlineExecutor(lake.engine, lake.engine.clock).run(statement)
+    batches = [batch async for batch in result.batches]
+    return pa.Table.from_batches(batches, result.schema), result.receipt
+
+
+def _rows(seed: int) -> pa.Table:
+    chance = np.random.default_rng(seed)
+    return pa.table({
+        "k": chance.integers(0, 5000, N_ROWS // 6),
+        "g": [f"g{each % 7}" for each in range(N_ROWS // 6)],
+        "v": chance.integers(0, 1000, N_ROWS // 6),
+    })  # fmt: skip
+
+
+async def _filled(lake: Lake) -> Lake:
+    for number in range(6):
+        lake.write(f"t/{number}.parquet", _rows(number))
+    keys = pa.table({"k": np.arange(0, 5000), "name": [f"n{each % 100}" for each in range(5000)]})
+    lake.write("names/0.parquet", keys.slice(0, 2500))
+    lake.write("names/1.parquet", keys.slice(2500))
+    for name in ("t", "names"):
+        await lake.table(f"CREATE EXTERNAL TABLE {name} STORED AS parquet LOCATION '{lake.folder}/{name}'")
+    return lake
+
+
+@pytest.fixture(params=["inline", "processes:2"])
+async def lake(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Lake]:
+    async with open_lake(tmp_path, functions=FunctionAccess(place=request.param)) as opened:
+        yield await _filled(opened)
+
+
+STATEMENTS = [
+    "SELECT g, count(*), sum(v), min(k) FROM t GROUP BY g",
+    "SELECT k, sum(v) AS s FROM t GROUP BY k ORDER BY s DESC, k LIMIT 20",
+    "SELECT name, sum(v) FROM t JOIN names USING (k) GROUP BY name",
+    "SELECT count(*) FROM t a JOIN t b ON a.k = b.k AND a.v < b.v",
+    "SELECT * FROM t WHERE v < 30",
+    "SELECT count(DISTINCT k), avg(v) FROM t",
+    "SELECT g, v, row_number() OVER (PARTITION BY g ORDER BY v, k) AS n FROM t QUALIFY n <= 3",
+    "SELECT k FROM t WHERE v > (SELECT avg(v) + 400 FROM t) EXCEPT SELECT k FROM names WHERE name = 'n5'",
+    "SELECT 1 AS one",
+    "SELECT median(v) FROM t WHERE k = 77",
+]
+
+
+async def test_statements_give_the_rows_of_one_process(lake: Lake) -> None:
+    for sql in STATEMENTS:
+        wanted, alone = await ask(lake, sql, functions="inline")
+        got, receipt = await ask(lake, sql)
+        assert_same(got, wanted, ordered="ORDER BY s" in sql)
+        assert alone.tasks == 1
+        if "FROM t" in sql:
+            assert receipt.tasks >= 2
+            assert receipt.bytes_scanned > 0
+            assert receipt.cost_usd > 0
+            assert receipt.task_cpu_ms > 0
+    assert not list(lake.folder.glob("_firnline/results/*/*"))
+
+
+async def test_rows_that_are_many_go_through_pages_that_are_deleted(lake: Lake) -> None:
+    sql = "SELECT a.k, a.v, b.v AS w, a.g FROM t a JOIN t b ON a.k = b.k"
+    wanted, _ = await ask(lake, sql, functions="inline")
+    got, receipt = await ask(lake, sql)
+    assert got.num_rows == wanted.num_rows
+    assert receipt.bytes_moved > 1 << 20
+    assert not list(lake.folder.glob("_firnline/results/*/*"))
+
+
+async def test_closing_the_rows_early_stops_all_and_deletes_the_pages(lake: Lake) -> None:
+    statement = Statement("SELECT a.* FROM t a JOIN t b ON a.k = b.k", "early", functions="fan-out")
+    result = await InlineExecutor(lake.engine, lake.engine.clock).run(statement)
+    async for batch in result.batches:
+        assert batch.num_rows
+        break
+    await result.batches.aclose()  # type: ignore[attr-defined]
+    assert not list(lake.folder.glob("_firnline/results/*/*"))
+
+
+async def test_explain_shows_the_stages_and_what_they_cost(lake: Lake) -> None:
+    table, _ = await ask(lake, "EXPLAIN SELECT g, sum(v) FROM t GROUP BY g")
+    plans = dict(zip(*table.to_pydict().values(), strict=True))
+    assert "usd=" in plans["tasks"]
+    assert "stage 0: aggregate tasks=2" in plans["tasks"]
+    assert "hash into 2" in plans["tasks"]
+    table, _ = await ask(lake, "EXPLAIN SELECT random(), v FROM t")
+    plans = dict(zip(*table.to_pydict().values(), strict=True))
+    assert "random() gives other values in each task" in plans["tasks"]
+
+
+async def test_a_small_statement_stays_in_this_process_and_explain_says_why(lake: Lake) -> None:
+    _, receipt = await ask(lake, "SELECT sum(v) FROM t", functions="auto")
+    assert receipt.tasks == 1
+    table, _ = await ask(lake, "EXPLAIN SELECT sum(v) FROM t", functions="auto")
+    plans = dict(zip(*table.to_pydict().values(), strict=True))
+    if lake.engine._fan_out is not None and lake.engine._fan_out._options.place != "inline":
+        assert plans["tasks"].startswith("in this process: scanning")
+    else:
+        assert "tasks" not in plans
+
+
+async def test_what_costs_more_than_its_limit_is_refused_with_the_estimate(lake: Lake) -> None:
+    with pytest.raises(LimitError, match=r"would cost more.*estimated_usd=.*max_cost=1e-09"):
+        await ask(lake, "SELECT sum(v) FROM t", limits={"cost_usd_max": 1e-9})
+    with pytest.raises(LimitError, match="would cost more"):
+        await ask(lake, "SELECT sum(v) FROM t", functions="inline", limits={"cost_usd_max": 1e-9})
+    await ask(lake, "EXPLAIN SELECT sum(v) FROM t", limits={"cost_usd_max": 1e-9})
+    await ask(lake, "SELECT sum(v) FROM t", limits={"cost_usd_max": 1.0})
+
+
+async def test_errors_of_tasks_are_those_of_the_statement(lake: Lake) -> None:
+    with pytest.raises(InvalidError, match=r"[Dd]ivide"):
+        await ask(lake, "SELECT v / (v - v) FROM t")
+    assert not list(lake.folder.glob("_firnline/results/*/*"))
+
+
+async def test_rows_that_are_written_come_from_tasks(lake: Lake) -> None:
+    await lake.table("CREATE TABLE sums (g VARCHAR, s BIGINT)")
+    _, receipt = await ask(lake, "INSERT INTO sums SELECT g, sum(v) FROM t GROUP BY g")
+    assert receipt.tasks >= 2
+    assert await lake.value("SELECT sum(s) FROM sums") == await lake.value("SELECT sum(v) FROM t")
+
+
+async def test_rows_of_the_log_are_read_by_tasks_too(lake: Lake) -> None:
+    await lake.table("CREATE TABLE new (k BIGINT, v BIGINT)")
+    await lake.table("INSERT INTO new SELECT k, v FROM t")
+    await lake.table("INSERT INTO new VALUES (-1, -5)")
+    wanted, _ = await ask(lake, "SELECT k % 10 AS m, sum(v) FROM new GROUP BY m", functions="inline")
+    got, _ = await ask(lake, "SELECT k % 10 AS m, sum(v) FROM new GROUP BY m")
+    assert_same(got, wanted)
+
+
+async def test_tasks_are_at_most_as_many_as_the_statement_says(lake: Lake) -> None:
+    _, receipt = await ask(lake, "SELECT g, sum(v) FROM t GROUP BY g", max_tasks=1)
+    assert receipt.tasks <= 2
+
+
+def test_the_engines_own_values_are_those_that_it_has() -> None:
+    from datafusion import SessionConfig, SessionContext
+
+    context = SessionContext(SessionConfig().with_information_schema(True))
+    values = {name: context.sql(f"SHOW {name}").to_pylist()[0]["value"] for name in DISTRIBUTED_OPTIONS}
+    assert values == _UNCUT
