@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from datafusion.catalog import Table
 
+from functions.constant_floats import files_that_hide_nan
 from functions.errors import ReadError, translate
 from functions.literals import identifier, type_name, typed_literal
 from functions.merge_scan import MergeScan
@@ -169,9 +170,9 @@ async def _sort(
         else:
             native.append(index)
     etags = getattr(snapshot, "etags", None)
-    read = await footers.read(
-        stores, [(files.paths[i], int(files.sizes[i]), etags[i] if etags else "") for i in native]
-    )
+    keys = {i: (files.paths[i], int(files.sizes[i]), etags[i] if etags else "") for i in native}
+    read = await footers.read(stores, list(keys.values()))
+    hiding = await files_that_hide_nan(stores, footers, list(keys.values()), read)
     branches: dict[tuple[bytes, tuple[object, ...]], _Branch] = {}
     selects: dict[tuple[bytes, tuple[object, ...]], list[str] | str] = {}
     filled: dict[bytes, list[str]] = {}
@@ -188,6 +189,9 @@ async def _sort(
         columns = selects[group]
         if isinstance(columns, str):
             slow[index] = columns
+            continue
+        if keys[index] in hiding:
+            slow[index] = "NaN beside one number"
             continue
         if group not in branches:
             branches[group] = _Branch([], columns, _is_plain(snapshot, footer.schema))

@@ -40,6 +40,7 @@ class FooterCache:
         self._entries_max, self._bytes_max, self._bytes = entries_max, bytes_max, 0
         self._footers: OrderedDict[tuple[str, int, str], Footer] = OrderedDict()
         self._schemas: dict[bytes, pa.Schema] = {}
+        self.told: OrderedDict[tuple[str, int, str], bool] = OrderedDict()
 
     async def read(self, stores: Stores, files: Sequence[tuple[str, int, str]]) -> list[Footer]:
         """Return the footer of each (location, size in bytes, etag or "").
@@ -61,6 +62,12 @@ class FooterCache:
         if not missing:
             return [self._footers[key] for key in files]
         return list(await asyncio.gather(*map(one, files)))
+
+    def tell(self, key: tuple[str, int, str], what: bool) -> None:
+        """Remember what was found out about a file that its footer does not say."""
+        self.told[key] = what
+        while len(self.told) > self._entries_max:
+            self.told.popitem(last=False)
 
     def _remember(self, key: tuple[str, int, str], file: pq.ParquetFile) -> Footer:
         schema = _arrow_schema(file, key[0])

@@ -272,3 +272,22 @@ async def test_describe_takes_tables_and_table_functions(lake: Lake) -> None:
 
 async def test_a_null_in_the_first_branch_of_a_union_takes_the_type_of_the_others(lake: Lake) -> None:
     assert await lake.rows("SELECT NULL AS a UNION ALL SELECT 'x' ORDER BY a") == [("x",), (None,)]
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32()])
+async def test_nan_beside_one_number_is_read_as_it_is(lake: Lake, kind: pa.DataType) -> None:
+    nan = float("nan")
+    for name, floats in (("a", [0.5, nan, 0.5]), ("b", [0.5, None, nan]), ("c", [0.5, 0.5, 0.5]), ("d", [nan] * 3)):
+        ids = pa.array([f"{name}{number}" for number in range(3)])
+        lake.write(f"n/{name}.parquet", pa.table({"id": ids, "f": pa.array(floats, kind)}), row_group_size=2)
+    table = f"parquet('{lake.folder}/n/*.parquet')"
+    nans = [("a1",), ("b2",), ("d0",), ("d1",), ("d2",)]
+    for condition in ("isnan(f)", "f > 0.7", "f <> 0.5 AND f IS NOT NULL"):
+        assert await lake.rows(f"SELECT id FROM {table} WHERE {condition} ORDER BY id") == nans, condition
+    assert await lake.value(f"SELECT count(*) FROM {table} WHERE f <= 0.7") == 6
+    found = await lake.rows(f"SELECT f FROM {table} WHERE id IN ('a1', 'b2', 'c1') ORDER BY id")
+    assert str(found) == "[(nan,), (nan,), (0.5,)]"
+    assert lake.receipt.slow_files == 2
+    requests = lake.receipt.requests
+    assert str(await lake.rows(f"SELECT f FROM {table} WHERE id = 'a1'")) == "[(nan,)]"
+    assert lake.receipt.requests <= requests
