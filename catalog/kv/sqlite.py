@@ -1,7 +1,8 @@
 """`KV` in one SQLite file that many processes of one machine may open at once: the embedded catalog.
 
 Reads and writes have a thread and a connection each, so a writer that waits for another process never holds up a
-read. The file must be on a local disk: WAL mode shares memory between processes.
+read. Reads that are asked for in one turn of the event loop go to the thread together: the way there and back takes
+longer than most of them. The file must be on a local disk: WAL mode shares memory between processes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from catalog.kv import Entry, Event, Put, TxnResult
 from catalog.kv.checks import check_key, check_start_revision, check_ttl, check_txn, encode_key
@@ -49,6 +50,7 @@ class SqliteKV:
         self._poll_interval_s = poll_interval_ms / 1000
         self._reader = _Worker("firn-kv-read", SqliteFile(path, busy_timeout_s, limits))
         self._writer = _Worker("firn-kv-write", SqliteFile(path, busy_timeout_s, limits))
+        self._reads = _Reads(self._reader)
 
     async def get(self, key: str) -> Entry | None:
         encoded = check_key(key)
@@ -95,7 +97,7 @@ class SqliteKV:
     async def _read(self, act: Callable[[SqliteFile], T]) -> T:
         """Run ``act`` on the reading connection once no lease is past its time."""
         now_ms = self._clock.now_ms()
-        expired, result = await self._reader.run(lambda file: (file.has_expired(now_ms), act(file)))
+        expired, result = await self._reads.run(act, now_ms)
         if not expired:
             return result
         await self._writer.run(lambda file: file.expire(now_ms))
@@ -115,3 +117,61 @@ class _Worker:
     async def close(self) -> None:
         await self.run(SqliteFile.close)
         await asyncio.to_thread(self._executor.shutdown)
+
+
+_Waiting = tuple[Callable[[SqliteFile], Any], int, "asyncio.Future[tuple[bool, Any]]"]
+"""A read, the time when it was asked for, and who waits for it."""
+
+
+class _Reads:
+    """Hands reads to a worker, those of one turn of an event loop together."""
+
+    def __init__(self, worker: _Worker) -> None:
+        self._worker = worker
+        self._waiting: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, act: Callable[[SqliteFile], T], now_ms: int) -> tuple[bool, T]:
+        """Return whether a lease is past its time at ``now_ms``, and what ``act`` returns."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[tuple[bool, T]] = loop.create_future()
+        waiting = self._waiting.setdefault(loop, [])
+        waiting.append((act, now_ms, future))
+        if len(waiting) == 1:
+            loop.call_soon(self._start, loop)
+        return await future
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        task = loop.create_task(self._run(self._waiting.pop(loop)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, waiting: Sequence[_Waiting]) -> None:
+        outcomes: Sequence[tuple[bool, Any] | Exception]
+        try:
+            outcomes = await self._worker.run(lambda file: _read_all(file, waiting))
+        except Exception as error:  # noqa: BLE001 — whoever waits is told
+            outcomes = [error] * len(waiting)
+        except asyncio.CancelledError:
+            for _act, _now_ms, future in waiting:
+                future.cancel()
+            raise
+        for (_act, _now_ms, future), outcome in zip(waiting, outcomes, strict=True):
+            if future.done():
+                continue
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+
+def _read_all(file: SqliteFile, waiting: Sequence[_Waiting]) -> list[tuple[bool, Any] | Exception]:
+    """Do the reads that somebody still waits for, leases looked at first."""
+    expired = file.has_expired(max(now_ms for _act, now_ms, _future in waiting))
+    found: list[tuple[bool, Any] | Exception] = []
+    for act, _now_ms, future in waiting:
+        try:
+            found.append((expired, None if future.cancelled() else act(file)))
+        except Exception as error:  # noqa: BLE001 — told to whoever asked
+            found.append(error)
+    return found

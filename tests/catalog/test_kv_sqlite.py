@@ -259,3 +259,35 @@ def test_many_who_open_a_new_file_at_once_all_get_it(tmp_path: Path) -> None:
         for file in files:
             file.close()
     assert failed == []
+
+
+async def test_reads_of_one_turn_go_together_and_fail_alone(path: Path) -> None:
+    kv = SqliteKV(path, ManualClock())
+    await kv.txn({}, [Put("a", b"1"), Put("b", b"2")])
+    future = kv.watch("a", 1 << 60)
+    late = asyncio.ensure_future(anext(future))
+    cancelled = asyncio.ensure_future(kv.get("a"))
+    reads = asyncio.gather(kv.get("a"), kv.range(""), kv.get("c"), anext(kv.watch("", 1)), return_exceptions=True)
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    one, (every, _revision), none, event = await reads
+    assert one is not None and one.value == b"1"
+    assert [entry.key for entry in every] == ["a", "b"]
+    assert none is None and event.key == "a"
+    late.cancel()
+    await asyncio.wait([late, cancelled])
+    assert cancelled.cancelled()
+    await kv.close()
+
+
+@pytest.fixture
+def damaged(path: Path) -> Path:
+    path.write_bytes(b"no SQLite file" * 1_000)
+    return path
+
+
+async def test_a_damaged_file_fails_every_read_of_a_turn(damaged: Path) -> None:
+    kv = SqliteKV(damaged, ManualClock())
+    found = await asyncio.gather(kv.get("a"), kv.range(""), return_exceptions=True)
+    assert [type(each) for each in found] == [CorruptError, CorruptError]
+    await kv.close()
