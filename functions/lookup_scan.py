@@ -23,7 +23,7 @@ Scan = Callable[[np.ndarray], Awaitable[TableScan]]
 """Makes a scan of the files where a mask (bool[n_files]) holds, with the table's tail."""
 
 
-def untouched(rows: pa.Table, tail: TableTail | None, key: Sequence[str]) -> pa.Table:
+async def untouched(rows: pa.Table, tail: TableTail | None, key: Sequence[str]) -> pa.Table:
     """Return those rows of the table's files whose primary key the tail neither writes nor deletes.
 
     Parameters
@@ -33,8 +33,9 @@ def untouched(rows: pa.Table, tail: TableTail | None, key: Sequence[str]) -> pa.
     if tail is None or not tail.keys or not key or not rows.num_rows:
         return rows
     # Imported here: most tables have no tail, or no key.
-    from functions.tail_index import find
+    from functions.tail_index import find, prepare
 
+    await prepare(tail, key)
     touched = find(tail, key, rows.select(list(key))).touched
     return rows.filter(pa.array(~touched)) if touched.any() else rows
 
@@ -57,7 +58,7 @@ async def with_found(
     covered = planned.covered.copy()
     covered[list(found.distrusted)] = False
     base = await scan(wanted & ~covered)
-    rows = untouched(found.rows, tail, key)
+    rows = await untouched(found.rows, tail, key)
     files = base.files + _paths(planned, (each for each in planned.files if each not in found.distrusted))
     if not rows.num_rows:
         return replace(base, files=files), found

@@ -22,6 +22,7 @@ from functions.lookup_scan import untouched
 from functions.predicate import And, In
 from functions.prune import may_match
 from functions.records import key_names, plain
+from functions.tail import TableTail
 from service.cursor import Cursor, TableName
 from service.lexer import Token
 from service.loading import Loaded, Loading
@@ -123,7 +124,7 @@ def _value(cursor: Cursor, params: Mapping[str, Any]) -> Any:
     token = cursor.peek()
     if token is None:
         cursor.fail("expected a value")
-    if token.kind == "number" and token.text.isdecimal() and len(token.text) < 19:
+    if token.kind == "number" and token.text.isascii() and token.text.isdecimal() and len(token.text) < 19:
         cursor.position += 1
         return sign * int(token.text)
     if sign < 0:
@@ -241,10 +242,10 @@ async def point_rows(
         return None
     routed, rows = found
     if loaded.tail is not None and loaded.tail.keys:
-        rows = untouched(rows, loaded.tail, _primary(loaded))
+        rows = await untouched(rows, loaded.tail, _primary(loaded))
     rows = rows.select(list(columns))
     if loaded.tail is not None and not loaded.tail.is_empty:
-        rows = pa.concat_tables([rows, _of_tail(loaded, key)])
+        rows = pa.concat_tables([rows, await _of_tail(loaded.tail, key)])
     _count(loaded, routed, receipt)
     return rows
 
@@ -298,12 +299,12 @@ def _covers(routed: Routed, asking: Asking) -> bool:
     return not (rest & may_match(asking.snapshot, And(terms))).any()
 
 
-def _of_tail(loaded: Loaded, key: _Key) -> pa.Table:
+async def _of_tail(tail: TableTail, key: _Key) -> pa.Table:
     # Imported here: most tables have nothing in the log.
-    from functions.tail_index import find
+    from functions.tail_index import find, prepare
 
-    assert loaded.tail is not None
-    return find(loaded.tail, key.names, key.keys.select(list(key.names))).rows.select(list(key.columns))
+    await prepare(tail, key.names)
+    return find(tail, key.names, key.keys.select(list(key.names))).rows.select(list(key.columns))
 
 
 def _count(loaded: Loaded, routed: Routed, receipt: Receipt) -> None:
