@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from firnline.embedded import OpenRunner
 from firnline.settings import Settings
-from service.settings import EngineSettings, EtcdAccess, LogAccess
+from service.settings import EngineSettings, EtcdAccess, FunctionAccess, LogAccess
 from service.statement import Limits
 from storage.clock import SystemClock
 from storage.log import AckMode
@@ -39,6 +39,13 @@ def engine_settings(lake: str, settings: Settings) -> EngineSettings:
         compact=settings.compact,
         s3=settings.s3_options(),
         log=log_access(settings),
+        functions=FunctionAccess(
+            place=settings.functions,
+            secret=settings.task_secret,
+            tasks_max=settings.tasks_max,
+            max_usd=settings.max_cost,
+            lambda_endpoint=settings.aws.get("AWS_ENDPOINT_URL"),
+        ),
         etcd=EtcdAccess(
             ca_file=settings.etcd_ca_file,
             cert_file=settings.etcd_cert_file,

@@ -267,6 +267,14 @@ def _schemas() -> dict[str, Any]:
                 "idempotency_key": {"type": "string", "minLength": 1, "maxLength": 255},
                 "mode": {"enum": ["sync", "async"], "default": "sync"},
                 "route": _ROUTE,
+                "functions": {"enum": ["auto", "inline", "fan-out"], "default": "auto"},
+                "max_tasks": {"type": "integer", "minimum": 1, "description": "tasks at once"},
+                "max_cost": {
+                    "type": "number",
+                    "exclusiveMinimum": 0,
+                    "description": "USD, as estimated before it runs",
+                },
+                "max_bytes": {"type": "integer", "minimum": 1, "description": "that it may scan, after pruning"},
             },
         },
         "LookupRequest": {

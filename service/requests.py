@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from difflib import get_close_matches
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
 from starlette.types import Receive, Scope
 
 from service.encode import CONTENT_TYPES, FORMATS
-from service.statement import Format, Limits, Route
+from service.statement import Format, Functions, Limits, Route
 from storage.errors import CancelledError, InvalidError, TooLargeError
 
 __all__ = [
@@ -26,15 +26,21 @@ __all__ = [
     "read_body",
 ]
 
-_MEMBERS = ("sql", "params", "format", "timeout_ms", "max_rows", "idempotency_key", "mode", "route")
+_MEMBERS = ("sql", "params", "format", "timeout_ms", "max_rows", "idempotency_key", "mode", "route",
+            "functions", "max_tasks", "max_cost", "max_bytes")  # fmt: skip
 _LOOKUP_MEMBERS = ("keys", "columns", "by", "format", "timeout_ms", "route")
 _MODES = ("sync", "async")
 _ROUTES = ("auto", "lookup", "scan")
+_FUNCTIONS = ("auto", "inline", "fan-out")
+_USD_MAX = 1e9
 _KEY_LENGTH_MAX = 255
 _NUMBER_MAX = 2**53
 _JSON_TYPE = "application/json"
 _UNSTATED_TYPES = ("", "application/x-www-form-urlencoded")
 """What clients send that state no type of their own, such as ``curl -d``."""
+
+
+Number = TypeVar("Number", int, float)
 
 
 class MediaTypeError(InvalidError):
@@ -55,6 +61,10 @@ class SqlRequest:
     idempotency_key: str | None = None
     mode: Literal["sync", "async"] = "sync"
     route: Route = "auto"
+    functions: Functions = "auto"
+    max_tasks: int | None = None
+    max_cost: float | None = None
+    max_bytes: int | None = None
 
     def limits(self, given: Limits) -> Limits:
         """Return the server's limits, lowered to what the request asks; a request cannot raise them."""
@@ -62,6 +72,8 @@ class SqlRequest:
             given,
             timeout_ms=_lower(given.timeout_ms, self.timeout_ms),
             result_rows_max=_lower(given.result_rows_max, self.max_rows),
+            scan_bytes_max=_lower(given.scan_bytes_max, self.max_bytes),
+            cost_usd_max=_lower(given.cost_usd_max, self.max_cost),
         )
 
 
@@ -81,7 +93,7 @@ class LookupRequest:
         return replace(given, timeout_ms=_lower(given.timeout_ms, self.timeout_ms))
 
 
-def _lower(limit: int, asked: int | None) -> int:
+def _lower(limit: Number, asked: Number | None) -> Number:
     if asked is None:
         return limit
     return min(limit, asked) if limit else asked
@@ -131,6 +143,10 @@ def parse_sql_request(scope: Scope, body: bytes) -> SqlRequest:
         idempotency_key=_key(value.get("idempotency_key")),
         mode=_choice(value, "mode", _MODES) or "sync",
         route=_choice(value, "route", _ROUTES) or "auto",
+        functions=_choice(value, "functions", _FUNCTIONS) or "auto",
+        max_tasks=_whole(value, "max_tasks"),
+        max_cost=_usd(value, "max_cost"),
+        max_bytes=_whole(value, "max_bytes"),
     )
 
 
@@ -234,6 +250,15 @@ def _whole(value: Mapping[str, Any], name: str) -> int | None:
     if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= _NUMBER_MAX:
         raise InvalidError(f'"{name}" must be a whole number of at least 1', member=name, got=str(found)[:80])
     return found
+
+
+def _usd(value: Mapping[str, Any], name: str) -> float | None:
+    found = value.get(name)
+    if found is None:
+        return None
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 < found <= _USD_MAX:
+        raise InvalidError(f'"{name}" must be a sum in USD above 0', member=name, got=str(found)[:80])
+    return float(found)
 
 
 def idempotency_header(scope: Scope) -> str | None:

@@ -120,6 +120,8 @@ class _Routes:
             limits=asked.limits(service.limits),
             idempotency_key=asked.idempotency_key or idempotency_header(call.scope),
             route=asked.route,
+            functions=asked.functions,
+            max_tasks=asked.max_tasks or 0,
         )
         request_id = call.scope["firnline.request_id"]
         if asked.mode == "async" and service.jobs is None:

@@ -29,7 +29,6 @@ from service.statement import Receipt, Statement
 from storage.clock import Clock
 from storage.errors import CorruptError, FirnlineError, NotFoundError
 from storage.stores import Stores
-from storage.tables.footers import FooterCache
 
 __all__ = ["FanOut", "FanOutOptions"]
 
@@ -151,7 +150,7 @@ class FanOut:
     async def _local(self, task: Task) -> Reply:
         """Make pages of rows that this process holds already."""
         stores = self._stores.scoped()
-        outcome = await run_piece(Work(self._session, stores, self._clock, FooterCache()), task)
+        outcome = await run_piece(Work(self._session, stores, self._clock, {}), task)
         return Reply(task.statement_id, task.id, task.attempt, outcome.pages)
 
     # The answer
