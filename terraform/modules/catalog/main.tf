@@ -10,15 +10,6 @@ locals {
   uid       = 10002
 }
 
-resource "terraform_data" "checks" {
-  lifecycle {
-    precondition {
-      condition     = !local.made || (var.network != null && try(length(var.network.subnet_ids) >= var.members, false))
-      error_message = "A cluster that is made needs a network with a private subnet for each member; or name the endpoints of one that exists."
-    }
-  }
-}
-
 resource "aws_ecs_cluster" "this" {
   count = local.made ? 1 : 0
 

@@ -48,6 +48,11 @@ variable "network" {
     namespace_name = string
   })
   default = null
+
+  validation {
+    condition     = length(var.endpoints) > 0 || try(min(length(var.network.subnet_ids), length(var.network.zones)) >= var.members, false)
+    error_message = "A cluster that is made needs a network with a private subnet and its zone for each member; or name the endpoints of one that exists."
+  }
 }
 
 variable "client_security_group_ids" {
