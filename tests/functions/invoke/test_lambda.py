@@ -14,7 +14,15 @@ import pytest
 from functions.exchange import results_prefix, sweep_results
 from functions.invoke.lambda_ import LambdaInvoker, open_lambda
 from functions.invoke.lambda_errors import of_function
-from functions.invoke.lambda_event import PAYLOAD_BYTES_MAX, answer_of, event_at, event_of, message_of, reply_of
+from functions.invoke.lambda_event import (
+    PAYLOAD_BYTES_MAX,
+    answer_of,
+    event_at,
+    event_json,
+    event_of,
+    message_of,
+    reply_of,
+)
 from storage.blobs.open import open_blobs
 from storage.blobs.s3_options import S3Options
 from storage.clock import SystemClock
@@ -144,6 +152,7 @@ async def test_what_a_function_failed_with_is_one_of_the_contracts_errors(
 async def test_messages_and_replies_travel_in_json(tmp_path: Path) -> None:
     stores = stores_of(AccessPolicy((f"file://{tmp_path}",)))
     assert await message_of(json.loads(json.dumps(event_of(b"\x00task"))), stores) == b"\x00task"
+    assert json.loads(event_json(b"\x00task")) == event_of(b"\x00task")
     assert reply_of(json.loads(json.dumps(answer_of(b"\xffreply")))) == b"\xffreply"
     place = results_prefix(f"file://{tmp_path}", "message-1", 1) + "task.bin"
     blobs, key = stores.resolve(place)
