@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
+import datafusion
 import pyarrow as pa
 from datafusion import ExecutionPlan, RecordBatchStream, SessionContext
 
-__all__ = ["PlanMetrics", "metrics_of", "start", "stream"]
+__all__ = ["ENGINE", "PlanMetrics", "metrics_of", "start", "stream"]
 
+ENGINE = f"datafusion {datafusion.__version__.partition('.')[0]}"
+"""Plans of other engines mean other things, or nothing."""
 BUFFERED_BATCHES = 4
 """Batches a partition may be ahead of the reader."""
 

@@ -61,7 +61,9 @@ async def _opened(work: Work, task: Task) -> _Table:
     at = At(version=version) if entry.format == "delta" and isinstance(version, int) else At()
     work.stores.policy.check(entry.source)
     module = importlib.import_module(f"storage.tables.{_known(entry.format)}")
-    snapshot: Snapshot = await module.load(work.stores, entry.source, at, None)
+    place = (entry.format, entry.source)
+    snapshot: Snapshot = await module.load(work.stores, entry.source, at, work.snapshots.get(place))
+    work.snapshots[place] = snapshot
     return _Table(kv, entry, snapshot, _numbers(snapshot, body.get("files")))
 
 

@@ -10,17 +10,19 @@ import pyarrow as pa
 from datafusion import ExecutionPlan, RecordBatchStream
 
 from functions.exchange import PageWriter, read_pages
-from functions.execute import metrics_of, start
+from functions.execute import ENGINE, metrics_of, start
 from functions.plan_files import files_of
 from functions.run_task import Outcome, Work
 from functions.session import OWN_FUNCTIONS
 from functions.stages import bind
 from functions.tasks import Page, Task
-from storage.errors import InvalidError
+from storage.errors import CorruptError, InvalidError, UnsupportedError
 from storage.stores import Stores
 
 __all__ = ["run_piece"]
 
+_HERE_BYTES = 64 << 10
+"""Plans up to this are looked through on the event loop: a thread would cost more than it frees."""
 Inputs = Mapping[str, Mapping[int, Sequence[pa.RecordBatch]]]
 
 
@@ -35,7 +37,15 @@ async def run_piece(work: Work, task: Task) -> Outcome:
     """
     if not task.payload:
         raise InvalidError("the task has no plan", kind=task.kind, task=task.id)
-    buckets = await asyncio.to_thread(_checked_buckets, work.stores, task.payload)
+    if task.engine and task.engine != ENGINE:
+        raise UnsupportedError(
+            "the plan is of another engine than this worker's; deploy coordinators and workers of one release",
+            plan=task.engine, worker=ENGINE,
+        )  # fmt: skip
+    if len(task.payload) <= _HERE_BYTES:
+        buckets = _checked_buckets(work.stores, task.payload)
+    else:
+        buckets = await asyncio.to_thread(_checked_buckets, work.stores, task.payload)
     inputs = await _inputs(work.stores, task.inputs)
     plan = await work.session.in_planner(_bound, work, task.payload, buckets, inputs)
     del inputs
@@ -74,7 +84,12 @@ def _bound(work: Work, payload: bytes, buckets: set[str], inputs: Inputs) -> Exe
     session.open_buckets(sorted(buckets))
     # A plan names our own functions only; it never brings them.
     session.add_functions(frozenset(name for name in OWN_FUNCTIONS if name.encode() in payload))
-    return bind(session.context, payload, inputs)
+    try:
+        return bind(session.context, payload, inputs)
+    except Exception as error:
+        if "Unable to decode physical node" not in str(error):
+            raise
+        raise CorruptError("the plan is not one that this worker's engine decodes", reason=str(error)[:300]) from None
 
 
 async def _write(work: Work, task: Task, plan: ExecutionPlan) -> list[Page]:

@@ -21,9 +21,9 @@ import asyncio
 import math
 import resource
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from functions.errors import is_panic, translate
 from functions.session import Session, SessionOptions
@@ -31,13 +31,15 @@ from functions.tasks import Page, Reply, Task, TaskKind, decode_task, encode_rep
 from storage.clock import Clock
 from storage.errors import FirnlineError, LimitError, StatementTimeoutError, UnsupportedError
 from storage.stores import Stores
-from storage.tables.footers import FooterCache
+
+if TYPE_CHECKING:
+    from storage.tables.snapshot import Snapshot
 
 __all__ = ["Job", "Outcome", "TaskRunner", "Work"]
 
 PIECES: frozenset[TaskKind] = frozenset(("scan", "aggregate", "join", "sort", "merge", "query"))
 _JOBS: frozenset[TaskKind] = frozenset(("lookup", "fit", "compact"))
-_SESSIONS_MAX = 4
+_SESSIONS_MAX, _SNAPSHOTS_MAX = 4, 64
 _LOOK_S, _LOOKS, _LOOKS_MAX = 0.02, 3, 25
 """An engine is at rest when its process used little CPU at so many looks in a row."""
 
@@ -48,12 +50,13 @@ class Work:
 
     session : an engine whose memory is the task's
     stores : those that the worker may reach; they count this task's requests
+    snapshots : format and location → the state of a table that a task before read last
     """
 
     session: Session
     stores: Stores
     clock: Clock
-    footers: FooterCache
+    snapshots: MutableMapping[tuple[str, str], Snapshot]
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class TaskRunner:
         self._options, self._clock, self._secret = options, clock, secret
         self._jobs = dict(jobs or {})
         self._extra, self._observe = dict(extra_usage or {}), observe
-        self._footers = FooterCache()
+        self._snapshots: dict[tuple[str, str], Snapshot] = {}
         self._sessions: dict[int, Session] = {}
         self._shares = _CpuShares()
 
@@ -175,7 +178,9 @@ class TaskRunner:
         left_s = (ends_ms - self._clock.now_ms()) / 1000 if ends_ms else None
         try:
             async with asyncio.timeout(left_s) as limit:
-                work = Work(self._session(task.memory_bytes), stores, self._clock, self._footers)
+                while len(self._snapshots) > _SNAPSHOTS_MAX:
+                    self._snapshots.pop(next(iter(self._snapshots)))
+                work = Work(self._session(task.memory_bytes), stores, self._clock, self._snapshots)
                 return await self._job(task.kind)(work, task)
         except TimeoutError:
             if not limit.expired():

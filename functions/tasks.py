@@ -59,6 +59,7 @@ class Task:
     results : location prefix of the statement's pages
     traceparent : W3C trace context, "" for none
     memory_bytes : that the task may hold before it spills or fails; 0: as much as the worker gives
+    engine : whose plan the payload is, such as ``datafusion 55`` (`functions.execute.ENGINE`); "": not said
     version : of the wire form that it came in
     """
 
@@ -74,6 +75,7 @@ class Task:
     traceparent: str = ""
     attempt: int = 1
     memory_bytes: int = 0
+    engine: str = ""
     version: int = VERSION
 
 
@@ -102,7 +104,7 @@ def encode_task(task: Task, secret: bytes) -> bytes:
     TooLargeError : it is longer than any worker reads
     """
     blobs = [task.payload]
-    header = {
+    header: dict[str, Any] = {
         "kind": task.kind,
         "statement_id": task.statement_id,
         "id": task.id,
@@ -115,6 +117,8 @@ def encode_task(task: Task, secret: bytes) -> bytes:
         "traceparent": task.traceparent,
         "memory_bytes": task.memory_bytes,
     }
+    if task.engine:
+        header["engine"] = task.engine
     return seal(_TASK, header, blobs, secret)
 
 
@@ -143,6 +147,7 @@ def decode_task(data: bytes, secret: bytes, now_ms: int) -> Task:
             traceparent=_text(header.get("traceparent", "")),
             attempt=_whole(header.get("attempt", 1)),
             memory_bytes=_whole(header.get("memory_bytes", 0)),
+            engine=_text(header.get("engine", "")),
             version=version,
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -201,7 +206,7 @@ def decode_reply(data: bytes, secret: bytes, task: Task) -> Reply:
 
 _TASK_FIELDS = frozenset(
     ("kind", "statement_id", "id", "attempt", "body", "inputs", "deadline_ms", "inline_bytes_max", "results",
-     "traceparent", "memory_bytes", "parts", "must")
+     "traceparent", "memory_bytes", "engine", "parts", "must")
 )  # fmt: skip
 _REPLY_FIELDS = frozenset(
     ("statement_id", "task_id", "attempt", "pages", "error", "usage", "body", "parts", "must")

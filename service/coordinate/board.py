@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from functions.execute import ENGINE
 from functions.invoke import InvokerLimits
 from functions.stages import Stage, pages_of
 from functions.tasks import Page, Task
@@ -139,6 +140,7 @@ class Board:
             traceparent=terms.traceparent,
             attempt=attempt,
             memory_bytes=terms.memory_bytes,
+            engine=ENGINE,
         )
 
     def _inline_bytes(self, stage: Stage) -> int:

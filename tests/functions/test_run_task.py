@@ -15,6 +15,7 @@ import pytest
 from datafusion import udf
 
 from functions.exchange import read_pages, results_prefix
+from functions.execute import ENGINE
 from functions.run_task import TaskRunner
 from functions.session import Session, SessionOptions
 from functions.stages import Stages, pages_of
@@ -287,3 +288,11 @@ async def test_a_kind_that_a_worker_does_not_run_is_named(local: Local) -> None:
     assert error["message"] == "not here"
     facts: Mapping[str, Any] = error["facts"]
     assert facts["body"] == "{'x': [1, {'y': 2}]}"
+
+
+async def test_a_plan_of_another_engine_is_refused_rather_than_misread(local: Local) -> None:
+    plan = local.split("SELECT count(*) FROM t", 1).stages[0].plan
+    found = await local.error(local.task(kind="query", payload=plan, engine="datafusion 54"))
+    assert isinstance(found, UnsupportedError)
+    assert f"plan=datafusion 54 worker={ENGINE}" in str(found)
+    assert (await local.ask(local.task(kind="query", payload=plan, engine=ENGINE))).error is None
