@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -34,7 +35,10 @@ from storage.errors import (
     from_wire,
 )
 from storage.stores import Stores
+from tests.support.moto import create_bucket, moto_endpoint, moto_options
 from tests.support.task_plans import ENDLESS, context_over, stages_of, task_of
+
+__all__ = ["moto_endpoint"]
 
 pytestmark = pytest.mark.anyio
 
@@ -296,3 +300,41 @@ async def test_a_plan_of_another_engine_is_refused_rather_than_misread(local: Lo
     assert isinstance(found, UnsupportedError)
     assert f"plan=datafusion 54 worker={ENGINE}" in str(found)
     assert (await local.ask(local.task(kind="query", payload=plan, engine=ENGINE))).error is None
+
+
+async def test_a_plan_that_writes_is_refused(local: Local, tmp_path: Path) -> None:
+    context = context_over(local.folder)
+    target = tmp_path / "written.parquet"
+    plan = context.sql(f"COPY (SELECT * FROM t) TO '{target}'").execution_plan()
+    found = await local.error(local.task(kind="query", payload=plan.to_bytes(context)))
+    assert isinstance(found, UnsupportedError)
+    assert not target.exists()
+
+
+@pytest.mark.e2e
+async def test_a_worker_reads_files_and_writes_pages_in_a_bucket(moto_endpoint: str) -> None:
+    create_bucket(moto_endpoint, "tasks")
+    s3, lake = moto_options(moto_endpoint), "s3://tasks/lake"
+    session = Session(SessionOptions(s3=s3), CLOCK)
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"k": range(50_000)}), sink)
+    settings = TaskWorkerSettings(lake, SECRET, s3=s3)
+    async with open_task_runner(settings, CLOCK) as runner, open_task_runner(settings, CLOCK) as opened_again:
+        blobs, key = runner.stores.resolve(f"{lake}/t.parquet")
+        await blobs.put(key, sink.getvalue())
+        table = await session.in_planner(session.native_scan, [f"{lake}/t.parquet"])
+        plan = await session.in_planner(session.plan, "SELECT k, k % 7 AS g FROM scans.t", {"t": table})
+        strict = session.context.with_python_udf_inlining(enabled=False)
+        task = task_of(Path("/"), kind="query", payload=plan.to_bytes(strict), inline_bytes_max=0)
+        task = replace(task, results=results_prefix(lake, "s1", task.deadline_ms))
+        reply = decode_reply(await runner.run(encode_task(task, SECRET)), SECRET, task)
+        assert reply.error is None, reply.error
+        assert all(str(page.location).startswith(f"{lake}/_firnline/results/") for page in reply.pages)
+        rows = [batch.num_rows async for batch in read_pages(opened_again.stores, reply.pages)]
+        assert sum(rows) == 50_000
+        assert reply.usage["bytes_scanned"] > 0
+    async with open_task_runner(TaskWorkerSettings("s3://tasks/other", SECRET, s3=s3), CLOCK) as elsewhere:
+        refused = decode_reply(await elsewhere.run(encode_task(task, SECRET)), SECRET, task).error
+        assert refused is not None
+        assert refused["error"] == "ForbiddenError"
+    session.close()
