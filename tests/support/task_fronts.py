@@ -15,6 +15,7 @@ from aiohttp import web
 
 from functions.invoke.lambda_event import answer_of, message_of
 from functions.invoke.processes import ProcessInvoker, process_settings
+from functions.invoke.worker import OpenTasks
 from storage.clock import SystemClock
 from storage.errors import STATUS, FirnlineError, LimitError, OverloadedError, UnavailableError
 from storage.stores import Stores
@@ -46,13 +47,14 @@ async def serve(routes: Mapping[tuple[str, str], Handler], tls: ssl.SSLContext |
 
 @asynccontextmanager
 async def http_front(
-    n_workers: int, *, tls: ssl.SSLContext | None = None, path: str = "", plain: bool = False
-) -> AsyncIterator[str]:
+    n_workers: int, open_tasks: OpenTasks | None = None, *, tls: ssl.SSLContext | None = None, path: str = "",
+    plain: bool = False,
+) -> AsyncIterator[str]:  # fmt: skip
     """Run workers behind a URL; one that dies cuts its connection, as a container's death does.
 
     plain : errors are bare statuses, as gateways give them
     """
-    workers = ProcessInvoker(open_doer(), SystemClock(), process_settings(n_workers))
+    workers = ProcessInvoker(open_tasks or open_doer(), SystemClock(), process_settings(n_workers))
 
     async def handle(request: web.Request) -> web.StreamResponse:
         message = await request.read()
@@ -78,10 +80,12 @@ async def http_front(
 
 
 @asynccontextmanager
-async def lambda_front(n_workers: int, stores: Stores, *, reserved: int = 0) -> AsyncIterator[str]:
+async def lambda_front(
+    n_workers: int, stores: Stores, open_tasks: OpenTasks | None = None, *, reserved: int = 0
+) -> AsyncIterator[str]:
     """Run workers behind Lambda's Invoke, as function ``worker``: it throttles past ``n_workers`` at once, refuses
     events past 6 MiB and answers larger than that, and goes on when its caller is gone."""
-    workers = ProcessInvoker(open_doer(), SystemClock(), process_settings(n_workers))
+    workers = ProcessInvoker(open_tasks or open_doer(), SystemClock(), process_settings(n_workers))
     busy = 0
 
     async def invoke(request: web.Request) -> web.StreamResponse:
