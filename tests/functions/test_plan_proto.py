@@ -42,6 +42,7 @@ PLANS = (
     "SELECT count(*) FROM (SELECT a FROM t UNION ALL (SELECT a FROM t WHERE a > 1 LIMIT 3))",
     "SELECT * FROM c",
     "SELECT * FROM j",
+    "SELECT * FROM r",
 )
 
 
@@ -57,6 +58,9 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> SessionContext:
     made = SessionContext(SessionConfig().with_target_partitions(3))
     made.register_parquet("t", f"{folder}/t/")
     made.register_csv("c", str(folder / "c.csv"))
+    with pa.ipc.new_file(folder / "r.arrow", rows.schema) as writer:
+        writer.write_table(rows.slice(0, 10))
+    made.register_arrow("r", str(folder / "r.arrow"))
     made.register_json("j", str(folder / "j.json"))
     return made
 
