@@ -17,7 +17,15 @@ from service.coordinate.stragglers import Stragglers
 from service.coordinate.terms import Tally, Terms
 from service.coordinate.verdict import page_of, verdict
 from storage.clock import Clock
-from storage.errors import CorruptError, FirnlineError, InternalError, StatementTimeoutError, from_wire
+from storage.errors import (
+    CorruptError,
+    FirnlineError,
+    InternalError,
+    NotFoundError,
+    StatementTimeoutError,
+    UnavailableError,
+    from_wire,
+)
 
 __all__ = ["StageRun"]
 
@@ -341,6 +349,8 @@ class StageRun:
     def _told(self, job: _Job, error: FirnlineError) -> FirnlineError:
         """Return a task's error as the statement's."""
         facts = {**error.facts, "task": f"{job.key[0]}.{job.key[1]}", "attempts": job.sent}
+        if isinstance(error, NotFoundError) and page_of(error) is not None:
+            return UnavailableError(f"{error.message}; send the statement again", **facts)
         return type(error)(error.message, **facts)
 
     async def _stop(self, attempts: Sequence[_Attempt]) -> None:
