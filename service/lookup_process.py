@@ -8,19 +8,17 @@ two have the number of their statement, eight bytes, before the rest.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import os
 import pickle
-import signal
 import socket
 import struct
 import sys
-import tempfile
 import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from functions.child import serve_parent
 from functions.frames import Frames, Kind
 from service.encode import Chunk, encode
 from service.executor import describe_crash
@@ -38,7 +36,6 @@ ANSWER_BYTES_MAX = 4 << 20
 NUMBER = struct.Struct("<Q")
 ANSWER = struct.Struct("<II")
 """Lengths of an answer's schema and receipt, which come before its bytes."""
-_PR_SET_PDEATHSIG = 1
 
 Point = Callable[[Statement], Awaitable[Result | None]]
 
@@ -124,13 +121,7 @@ async def _main(end: socket.socket) -> None:
 
 def main(arguments: list[str]) -> None:
     """Serve the socket ``arguments[0]`` until it ends."""
-    fd, parent, scratch = int(arguments[0]), int(arguments[1]), arguments[2]
-    os.putenv("TMPDIR", scratch)
-    tempfile.tempdir = scratch
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        return
-    asyncio.run(_main(socket.socket(fileno=fd)))
+    serve_parent(arguments, _main)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,8 @@ import gc
 import json
 import os
 import pickle
-import signal
 import socket
 import sys
-import tempfile
 import traceback
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
@@ -25,6 +23,7 @@ from io import BytesIO
 
 import pyarrow as pa
 
+from functions.child import serve_parent
 from functions.frames import Frames, Kind
 from functions.process_memory import rss_bytes
 from service.encode import Chunk, encode
@@ -39,7 +38,6 @@ __all__ = ["OpenRunner", "main"]
 
 OpenRunner = Callable[[], AbstractAsyncContextManager[Runner]]
 
-_PR_SET_PDEATHSIG = 1
 _TRIM_BYTES = 256 << 20
 _TRIM_DELAY_S = 0.05
 _PAGE_BYTES = 16 << 20
@@ -161,13 +159,7 @@ async def _main(end: socket.socket) -> None:
 
 def main(arguments: list[str]) -> None:
     """Serve the socket ``arguments[0]`` until it ends."""
-    fd, parent, scratch = int(arguments[0]), int(arguments[1]), arguments[2]
-    os.putenv("TMPDIR", scratch)
-    tempfile.tempdir = scratch
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        return
-    asyncio.run(_main(socket.socket(fileno=fd)))
+    serve_parent(arguments, _main)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,15 @@ the kernel kills it when its parent dies.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import os
 import pickle
 import signal
 import socket
 import sys
-import tempfile
 import traceback
 
+from functions.child import serve_parent
 from functions.frames import Chunk, Frames, Kind
 from functions.invoke.worker import OpenTasks, RunsTasks
 from storage.errors import CancelledError, FirnlineError, InternalError
@@ -26,7 +25,6 @@ from storage.errors import CancelledError, FirnlineError, InternalError
 __all__ = ["BROKEN", "main"]
 
 BROKEN = b"broken"
-_PR_SET_PDEATHSIG = 1
 
 
 async def _serve(frames: Frames, runner: RunsTasks) -> None:
@@ -76,14 +74,8 @@ async def _main(end: socket.socket) -> None:
 
 def main(arguments: list[str]) -> None:
     """Serve the socket ``arguments[0]`` until it ends."""
-    fd, parent, scratch = int(arguments[0]), int(arguments[1]), arguments[2]
-    os.putenv("TMPDIR", scratch)
-    tempfile.tempdir = scratch
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if os.getppid() != parent:
-        return
-    asyncio.run(_main(socket.socket(fileno=fd)))
+    serve_parent(arguments, _main)
 
 
 if __name__ == "__main__":
