@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +25,7 @@ from functions.keys import key_hashes
 from functions.tail import TableTail
 from functions.tail_rows import Run, TailRows
 
-__all__ = ["Level", "TailHits", "find", "find_range", "level_of", "prepare", "with_level"]
+__all__ = ["Level", "TailHits", "find", "level_of", "prepare", "with_level"]
 
 _FRESH_ROWS = 4_096
 """So many hashes are compared one by one in the time that an index takes to be brought forward by them."""
@@ -118,47 +117,6 @@ async def prepare(tail: TableTail, names: Sequence[str]) -> None:
     names, source = tuple(names), tail.source
     if source is not None and source.runs and _n_fresh(source, names) > _HERE_ROWS:
         await asyncio.to_thread(_index_of, source, names)
-
-
-def find_range(tail: TableTail, name: str, low: Any | None, high: Any | None) -> pa.Table:
-    """Return the live rows of the tail where column ``name`` is from ``low`` to ``high``, both included.
-
-    The bounds are values of the column's type, or None for no bound. Rows whose value is NULL or NaN are left out. Runs
-    of rows that are all out of bounds are passed over; of the others every value is compared.
-    """
-    source = tail.source
-    parts = [part for run in (source.runs if source else ()) if (part := _within(run, name, low, high)) is not None]
-    return pa.concat_tables(parts) if parts else tail.row_schema.empty_table()
-
-
-def _within(run: Run, name: str, low: Any | None, high: Any | None) -> pa.Table | None:
-    column = run.rows.column(name)
-    bounds = run.bounds.get(name)
-    if bounds is None:
-        bounds = run.bounds[name] = pc.min_max(column)
-    least, most = bounds["min"], bounds["max"]
-    above, below = _scalar(low, column.type), _scalar(high, column.type)
-    if not least.is_valid or _is_true(above, pc.greater, most) or _is_true(below, pc.less, least):
-        return None
-    mask = pc.is_valid(column) if not pa.types.is_floating(column.type) else pc.invert(pc.is_nan(column))
-    if above is not None:
-        mask = pc.and_(mask, pc.greater_equal(column, above))
-    if below is not None:
-        mask = pc.and_(mask, pc.less_equal(column, below))
-    if run.deleted.any():
-        mask = pc.and_(mask, pa.array(~run.deleted))
-    found = run.rows.filter(mask)
-    return found if found.num_rows else None
-
-
-def _scalar(value: Any | None, kind: pa.DataType) -> pa.Scalar | None:
-    if value is None:
-        return None
-    return value.cast(kind) if isinstance(value, pa.Scalar) else pa.scalar(value, kind)
-
-
-def _is_true(bound: pa.Scalar | None, compare: Any, other: pa.Scalar) -> bool:
-    return bound is not None and bool(compare(bound, other).as_py())
 
 
 def _candidates(source: TailRows, names: tuple[str, ...], hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

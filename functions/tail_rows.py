@@ -42,7 +42,6 @@ class Run:
 
     ids : int64[n], growing
     hashed : by other columns, a row and the hashes from it on, as `functions.tail_index` keeps them
-    bounds : least and greatest value of columns, kept likewise
     """
 
     names: tuple[str, ...]
@@ -52,7 +51,6 @@ class Run:
     deleted: np.ndarray
     ids: np.ndarray
     hashed: dict[tuple[str, ...], tuple[int, np.ndarray]] = field(default_factory=dict, compare=False)
-    bounds: dict[str, pa.StructScalar] = field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)

@@ -113,24 +113,6 @@ def check(tail: TableTail, numbers: Sequence[int], key: tuple[str, ...]) -> None
         assert hits.touched.tolist() == [tuple(row.values()) in touched for row in keys.to_pylist()]
 
 
-@settings(deadline=None)
-@given(
-    batches=st.lists(st.lists(st.one_of(st.none(), st.floats(-5, 5), st.just(float("nan")))), max_size=4),
-    low=st.one_of(st.none(), st.floats(-6, 6)),
-    high=st.one_of(st.none(), st.floats(-6, 6)),
-)
-def test_a_range_of_a_tail_is_what_a_filter_finds(
-    batches: list[list[float | None]], low: float | None, high: float | None
-) -> None:
-    rows = TailRows.empty(entry_of(), SCHEMA)
-    for sequence, values in enumerate(batches):
-        new = table_of(range(len(values)), ["x"] * len(values), values)
-        rows = rows.then([log_record(new, APPEND, sequence)], entry_of())
-    least, most = -np.inf if low is None else low, np.inf if high is None else high
-    expected = [v for values in batches for v in values if v is not None and least <= v <= most]
-    assert tail_index.find_range(tail_of(rows), "f", low, high).column("f").to_pylist() == expected
-
-
 def test_a_deleted_key_is_touched_and_has_no_row() -> None:
     entry = entry_of(("k",))
     rows = TailRows.empty(entry, SCHEMA).then(
@@ -143,7 +125,6 @@ def test_a_deleted_key_is_touched_and_has_no_row() -> None:
     hits = tail_index.find(tail_of(rows), ["k"], pa.table({"k": pa.array([1, 2, 3, 4], pa.int64())}))
     assert hits.rows.column("k").to_pylist() == [1]
     assert hits.touched.tolist() == [True, True, True, False]
-    assert tail_index.find_range(tail_of(rows), "k", 0, 9).column("k").to_pylist() == [1]
 
 
 def test_null_keys_are_found_by_nothing() -> None:
