@@ -49,7 +49,7 @@ LAKE = f"s3://{BUCKET}/lake"
 FORMATS = ("delta", "iceberg")
 FILES_A_COMMIT = 100
 MADE = "made.json"
-VERSION = 1
+VERSION = 2
 COLUMNS = (
     "id BIGINT NOT NULL, token VARCHAR NOT NULL, ts TIMESTAMP, customer BIGINT, amount DECIMAL(12, 2), price DOUBLE, "
     "score DOUBLE, latitude REAL, longitude REAL, quantity INT, priority INT, status VARCHAR, country VARCHAR, "

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pygm
 from sortedcontainers import SortedDict
 
+from benchmarks.lookup_fences import HEADER, fence_rows, footer_table
 from benchmarks.lookup_options import LookupOptions
 from benchmarks.measure import median_of
 from benchmarks.report import Goal, Section, Table
@@ -20,7 +21,7 @@ from functions.index.locator import BITS_MAX
 from functions.index.piecewise import PiecewiseLinear
 from functions.kernels.pla import search_positions
 from functions.keys import key_hashes
-from storage.tables.slices import BLOCK_ROWS
+from functions.lookup_layout import GROUP_ROWS
 
 __all__ = ["measure_kernels"]
 
@@ -41,6 +42,11 @@ def measure_kernels(options: LookupOptions) -> Section:
         for keys in [make(n)]
     ]
     single = _single(options.keys[-1])
+    fences = [
+        row
+        for name, make in KEYS.items()
+        for row in fence_rows(f"{options.keys[-1]:,} {name}", make(options.keys[-1]), options.queries)
+    ]
     return Section(
         "kernels",
         "Models of keys",
@@ -65,6 +71,8 @@ def measure_kernels(options: LookupOptions) -> Section:
                 [each.sizes for each in sorted_keys],
                 "Sorted keys: the models (epsilon 32)",
             ),
+            Table(HEADER, fences, "Sorted keys: the block of a key, by the model and by fences, both in memory"),
+            footer_table(options),
             Table(
                 ["map", "bits a key", "bytes a key", "slots a key", "build, M keys/s", "hit, ns", "miss, ns",
                  "misses with a value"],
@@ -77,7 +85,9 @@ def measure_kernels(options: LookupOptions) -> Section:
         [
             "bytes a key: of the model; a look-up among files also needs the filter, which says of keys that are "
             "nowhere that they are not.",
-            f"key → block: blocks of {BLOCK_ROWS:,} rows; 8 bits of fingerprint, or 7 where 8 are too many for the "
+            "Fences: the first key of each block, row group or page, and a binary search. A page index is fences too, "
+            "of each column, behind two requests.",
+            f"key → block: blocks of {GROUP_ROWS:,} rows; 8 bits of fingerprint, or 7 where 8 are too many for the "
             "locator. Beyond some 16 million keys the block's number alone takes the map over 2.5 bytes.",
         ],
     )  # fmt: skip
@@ -187,7 +197,7 @@ class _Maps:
         hashes = key_hashes(pa.table({"key": pa.array(_uniform(n).view(np.int64))}), ["key"])
         hashes = _distinct(hashes)
         np.random.default_rng(6).shuffle(hashes)
-        blocks = (np.arange(len(hashes)) // BLOCK_ROWS).astype(np.uint32)
+        blocks = (np.arange(len(hashes)) // GROUP_ROWS).astype(np.uint32)
         bits = int(blocks[-1]).bit_length()
         rows, bytes_a_key = [], []
         for name, values, value_bits, fingerprint_bits in (

@@ -17,12 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from functions.lookup_layout import block_rows, encoding
+from functions.lookup_layout import GROUP_ROWS, block_rows, encoding
 from functions.transforms import transform_column
 from storage.clock import Clock
 from storage.errors import InvalidError
 from storage.stores import Stores, join
-from storage.tables.slices import BLOCK_ROWS
 from storage.tables.snapshot import FIELD_ID, PHYSICAL_NAME
 from storage.tables.write import DataFile, PartitionField, TableSpec
 
@@ -70,7 +69,7 @@ def layout_of(spec: TableSpec, settings: LayoutSettings | None = None) -> Layout
     if spec.properties.get("firn.lookup", "").lower() == "true":
         own_rows = "firn.row_group_rows" in spec.properties
         longest = 0 if own_rows else _LOOKUP_BYTES_MAX
-        base = replace(base, lookup=True, row_group_rows=BLOCK_ROWS, row_group_bytes_max=longest)
+        base = replace(base, lookup=True, row_group_rows=GROUP_ROWS, row_group_bytes_max=longest)
     names = tuple(name.strip() for name in spec.properties.get("firn.bloom_columns", "").split(",") if name.strip())
     target_bytes = min(base.target_file_bytes, base.keyed_file_bytes) if spec.primary_key else base.target_file_bytes
     return replace(

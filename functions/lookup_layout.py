@@ -6,7 +6,9 @@ less CPU time to decode (0.65); only long strings that repeat keep one. Decimals
 lz4 would decode in 0.6 of zstd's time, and take 1.8 of its bytes.
 
 A block is read whole, but only the pages that hold the rows of a key are decoded, so a page has 1,024: the columns of
-one row of lineitem take 0.34 of the CPU time that they take without pages, for 1.09 of the bytes.
+one row of lineitem take 0.34 of the CPU time that they take without pages, for 1.09 of the bytes. Five pages are a
+block: of 16 columns that is 280 KB, which come within a few milliseconds of the first byte, and 10 million rows have
+blocks that eleven bits tell apart.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-__all__ = ["block_rows", "encoding"]
+__all__ = ["GROUP_ROWS", "block_rows", "encoding"]
 
 _SAMPLE_ROWS = 8_192
 _PAGE_ROWS = 1_024
+GROUP_ROWS = 5 * _PAGE_ROWS
+"""Of a row group, which is one block of an index and one ranged read."""
 _LONG_BYTES = 24
 """Strings of fewer bytes on average are stored plain even if they repeat: zstd finds that."""
 _REPEATS_MIN = 8
