@@ -22,8 +22,12 @@ import pytest
 
 from functions.exchange import decode_page
 from functions.tasks import Reply, Task, decode_reply, encode_task
+from service.executor import InlineExecutor
+from service.settings import FunctionAccess
+from service.statement import Limits, Statement
 from storage.clock import SystemClock
 from tests.support.firn import environment, firn, program
+from tests.support.lakes import open_lake
 from tests.support.task_plans import ENDLESS, STUBBORN, stages_of, task_of
 
 SECRET = "only the deployment knows"
@@ -196,3 +200,18 @@ def test_it_ends_at_once_when_it_is_idle(folder: Path) -> None:
     with working(folder, "--port", "0") as (_url, process):
         os.kill(process.pid, signal.SIGTERM)
         assert process.wait(10) == 0
+
+
+@pytest.mark.anyio
+async def test_a_statement_is_fanned_out_over_workers_behind_a_url(tmp_path: Path) -> None:
+    with working(tmp_path, "--port", "0", "--concurrency", "3") as (url, _process):
+        async with open_lake(tmp_path, functions=FunctionAccess(place=url, secret=SECRET)) as lake:
+            for part in range(4):
+                lake.write(f"t/{part}.parquet", pa.table({"k": range(part * 1000, (part + 1) * 1000)}))
+            sql = f"SELECT k % 7 AS g, count(*) AS n FROM parquet('{tmp_path}/t/*.parquet') GROUP BY 1 ORDER BY 1"
+            statement = Statement(sql, "s1", limits=Limits(timeout_ms=60_000), functions="fan-out")
+            result = await InlineExecutor(lake.engine, lake.engine.clock).run(statement)
+            found = pa.Table.from_batches([batch async for batch in result.batches], result.schema)
+    assert found.to_pylist() == [{"g": g, "n": 572 if g < 3 else 571} for g in range(7)]
+    assert result.receipt.tasks > 1
+    assert not list((tmp_path / "_firnline" / "results").glob("*/*"))
