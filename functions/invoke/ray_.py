@@ -129,8 +129,8 @@ async def open_ray(
     started = not ray.is_initialized()
     if started:
         try:
-            # From this thread: Ray's worker handles signals, which only the main thread may.
-            connect_ray(ray, address, concurrency)
+            # In a thread: it takes seconds, and in the main one Ray would take over this process's signals.
+            await asyncio.to_thread(connect_ray, ray, address, concurrency)
         except Exception as error:
             raise UnavailableError(
                 "Ray does not start, or is not there", address=address or None, reason=str(error)[:300]
