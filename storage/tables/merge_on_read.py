@@ -19,7 +19,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.errors import CorruptError, UnsupportedError
-from storage.tables.project import constants_of, has_field_ids, project_batch, source_of, with_mapped_ids
+from storage.tables.project import (
+    constants_of,
+    has_field_ids,
+    project_batch,
+    source_of,
+    with_mapped_ids,
+    without_views,
+)
 from storage.tables.snapshot import EqualityDelete, LoadedDeletes, Snapshot
 
 if TYPE_CHECKING:
@@ -136,7 +143,8 @@ def _all_rows(parquet: pq.ParquetFile, columns: list[str], location: str) -> Ite
     n_rows = 0
     for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
         n_rows += batch.num_rows
-        yield batch
+        plain = without_views(batch.schema)
+        yield batch if plain is batch.schema else batch.cast(plain)
     if n_rows != parquet.metadata.num_rows:
         raise CorruptError(
             "a data file gives another number of rows than its footer says",

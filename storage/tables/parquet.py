@@ -20,6 +20,7 @@ from storage.blobs import BlobMeta
 from storage.errors import InvalidError, NotFoundError, UnsupportedError
 from storage.stores import Stores
 from storage.tables.footers import Footer, FooterCache
+from storage.tables.project import without_views
 from storage.tables.snapshot import At, ColumnStats, FileSet, Snapshot
 
 __all__ = ["ParquetSnapshot", "load"]
@@ -182,10 +183,6 @@ def _typed(values: list[str | None]) -> pa.Array:
     return pa.array(values, pa.string())
 
 
-_VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
-"""How a writer held its values in memory, which no file needs; pyarrow can neither take nor sort them."""
-
-
 def _union(paths: Sequence[str], footers: Sequence[Footer], partitions: dict[str, pa.Array]) -> pa.Schema:
     seen = {footer.fingerprint: (path, footer.schema) for path, footer in zip(paths, footers, strict=True)}
     merged = pa.schema([])
@@ -193,7 +190,7 @@ def _union(paths: Sequence[str], footers: Sequence[Footer], partitions: dict[str
     for path, schema in seen.values():
         _check_names(schema, path, len(seen))
         fields = schema if len(seen) == 1 else [_named(field, names) for field in schema]
-        plain = pa.schema([pa.field(field.name, _VIEWS.get(field.type, field.type)) for field in fields])
+        plain = without_views(pa.schema([pa.field(field.name, field.type) for field in fields]))
         try:
             merged = _unified(merged, plain)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

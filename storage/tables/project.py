@@ -32,7 +32,10 @@ __all__ = [
     "project_batch",
     "source_of",
     "with_mapped_ids",
+    "without_views",
 ]
+
+_VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
 def source_of(field: pa.Field, candidates: Sequence[pa.Field], matching: Matching) -> pa.Field | None:
@@ -59,6 +62,35 @@ def _id(field: pa.Field) -> bytes | None:
 
 def _physical_name(field: pa.Field) -> str:
     return str((field.metadata or {}).get(PHYSICAL_NAME, field.name.encode()).decode())
+
+
+def without_views(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with plain strings and binary for views of them, at every level; itself if it has none.
+
+    Views are how a writer held its values in memory, which no file needs; pyarrow can neither take nor filter them.
+    """
+    fields = list(schema)
+    plain = list(map(_without_views, fields))
+    if all(new is old for new, old in zip(plain, fields, strict=True)):
+        return schema
+    return pa.schema(plain, schema.metadata)
+
+
+def _without_views(field: pa.Field) -> pa.Field:
+    type_ = field.type
+    if type_ in _VIEWS:
+        return field.with_type(_VIEWS[type_])
+    children = _children(type_)
+    plain = [_without_views(child) for child in children]
+    if all(new is old for new, old in zip(plain, children, strict=True)):
+        return field
+    if pa.types.is_struct(type_):
+        return field.with_type(pa.struct(plain))
+    if pa.types.is_map(type_):
+        return field.with_type(pa.map_(*plain, keys_sorted=type_.keys_sorted))
+    if pa.types.is_large_list(type_):
+        return field.with_type(pa.large_list(plain[0]))
+    return field.with_type(pa.list_(plain[0], type_.list_size if pa.types.is_fixed_size_list(type_) else -1))
 
 
 def has_field_ids(schema: pa.Schema) -> bool:

@@ -92,6 +92,36 @@ async def test_keys_of_every_type_are_found_with_and_without_an_index(lake: Lake
             await lake.table(f"DROP INDEX {by}_{kind} ON p")
 
 
+N_VIEWS = 1_000
+VIEWS = pa.table(
+    {
+        "k": pa.array([f"k{each % 100}" for each in range(N_VIEWS)], pa.string_view()),
+        "b": pa.array([b"%d" % (each % 100) for each in range(N_VIEWS)], pa.binary_view()),
+        "l": pa.array([[str(each)] for each in range(N_VIEWS)], pa.list_(pa.string_view())),
+        "s": pa.array([{"a": str(each)} for each in range(N_VIEWS)], pa.struct([("a", pa.string_view())])),
+        "n": range(N_VIEWS),
+    }
+)
+
+
+@pytest.mark.parametrize("key", ["k", "b"])
+async def test_columns_that_were_views_when_they_were_written_are_found(lake: Lake, key: str) -> None:
+    location = lake.write(f"views_{key}/a.parquet", VIEWS)
+    await lake.table(f"CREATE EXTERNAL TABLE v{key} STORED AS PARQUET LOCATION '{Path(location).parent}'")
+    seven = "'k7'" if key == "k" else "X'37'"
+    wanted = f"SELECT n, l, s FROM v{key} WHERE {key} = {seven} ORDER BY n"
+    scanned = await lake.rows(wanted)
+    assert scanned == [(each, [str(each)], {"a": str(each)}) for each in range(7, N_VIEWS, 100)]
+    await lake.table(f"CREATE INDEX by_{key} ON v{key} ({key}) USING locator")
+    assert await lake.rows(wanted) == scanned
+    asked = KeyLookup(("default", f"v{key}"), ["k9", "k8"] if key == "k" else ["OQ==", "OA=="], (key,), None)
+    routes: tuple[Route, ...] = ("lookup", "scan")
+    for route in routes:
+        result = await lake.engine.run(Statement("", lake.engine.clock.new_id(), route=route, lookup=asked))
+        found = [value async for batch in result.batches for value in batch.column("n").to_pylist()]
+        assert found == [*range(9, N_VIEWS, 100), *range(8, N_VIEWS, 100)]
+
+
 async def test_types_that_are_no_keys_are_refused_by_name(lake: Lake) -> None:
     with pytest.raises(UnsupportedError, match="not found by a column of this type"):
         await look(lake, "b", [True], "auto")

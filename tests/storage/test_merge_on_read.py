@@ -178,6 +178,18 @@ def test_rows_that_the_decoder_drops_are_not_passed_over_in_silence() -> None:
         read(data, snapshot, None, ["l"])
 
 
+def test_views_of_strings_are_read_with_deleted_rows() -> None:
+    schema = pa.schema([("s", pa.string()), ("l", pa.list_(pa.string()))])
+    data = parquet(
+        pa.table(
+            {"s": pa.array(["a", "b"], pa.string_view()), "l": pa.array([["a"], ["b"]], pa.list_(pa.string_view()))}
+        )
+    )
+    deletes = LoadedDeletes(np.array([0]), ())
+    rows = read(data, snapshot_of(data, schema=schema, matching="name"), deletes)
+    assert rows.to_pylist() == [{"s": "b", "l": ["b"]}]
+
+
 def test_another_format_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedError, match="puffin"):
         read(b"x" * 50, snapshot_of(b"x" * 50, "puffin"), None)

@@ -175,6 +175,14 @@ async def test_views_are_plain_strings_and_binary(bucket: Bucket) -> None:
     assert (await bucket.load("t")).schema == pa.schema([("s", pa.string()), ("b", pa.binary())])
     await bucket.put("t/b.parquet", {"s": pa.array(["a"], pa.large_string()), "b": [b"b"]})
     assert (await bucket.load("t")).schema == pa.schema([("s", pa.large_string()), ("b", pa.binary())])
+    views = [pa.list_(pa.string_view()), pa.list_(pa.string_view(), 1), pa.map_(pa.string(), pa.string_view())]
+    views += [pa.struct([("a", pa.string_view())]), pa.large_list(pa.binary_view())]
+    await bucket.put("n/a.parquet", {str(place): pa.nulls(1, kind) for place, kind in enumerate(views)})
+    plain = [pa.list_(pa.string()), pa.list_(pa.string(), 1), pa.map_(pa.string(), pa.string())]
+    plain += [pa.struct([("a", pa.string())]), pa.large_list(pa.binary())]
+    assert [str(each).replace("element", "item") for each in (await bucket.load("n")).schema.types] == [
+        str(each) for each in plain
+    ]
 
 
 async def test_names_that_differ_in_case_are_one_column(bucket: Bucket) -> None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import CorruptError
+from storage.tables.project import without_views
 from storage.tables.slices.file_schema import MAGIC
 from storage.tables.slices.layout import Area, FileLayout, Piece, SliceRead
 from storage.tables.slices.thrift import I32, I64, LIST, STRUCT, field, integer, list_of
@@ -95,7 +96,8 @@ def _table(layout: FileLayout, numbers: tuple[int, ...], pieces: Sequence[Piece]
         n_rows += rows
     footer = [frame.before, _NUMBER, integer(n_rows), _GROUP, list_of(STRUCT, len(pieces)), *groups, frame.behind]
     length = sum(map(len, footer)).to_bytes(4, "little")
-    return _read(b"".join((*body, *footer, length, MAGIC)), n_rows)
+    table = _read(b"".join((*body, *footer, length, MAGIC)), n_rows)
+    return table.cast(without_views(table.schema)) if layout.file_schema.has_views else table
 
 
 def _read(data: bytes, n_rows: int) -> pa.Table:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import CorruptError, UnsupportedError
+from storage.tables.project import without_views
 from storage.tables.slices.thrift import (
     BINARY,
     I32,
@@ -105,7 +106,18 @@ class FileSchema:
 
     @cached_property
     def arrow_schema(self) -> pa.Schema:
-        """The Arrow schema, as the file's own footer would give it: field ids are metadata of its fields."""
+        """The Arrow schema, as the file's own footer would give it, but without views: field ids are metadata of its
+        fields.
+        """
+        return without_views(self._stored_schema)
+
+    @cached_property
+    def has_views(self) -> bool:
+        """Tell whether a column is decoded as views of strings or binary, which `arrow_schema` says it is not."""
+        return self.arrow_schema is not self._stored_schema
+
+    @cached_property
+    def _stored_schema(self) -> pa.Schema:
         frame = self.frame(tuple(range(len(self.columns))))
         none = field(1, I64) + integer(0) + field(1, LIST) + list_of(STRUCT, 0)
         return open_file(frame.before + none + frame.behind).schema_arrow.remove_metadata()
