@@ -61,7 +61,7 @@ run "reads_tables_and_writes_results_only" {
   }
 
   assert {
-    condition     = { for name, value in output.environment : name => value if value != null } == { FIRN_LAKE = "s3://ice/lake", FIRN_TASK_SECRET = "only-in-tests", FIRN_MEMORY_LIMIT = "2476MiB", FIRN_SPILL_DIR = "/tmp" }
+    condition     = { for name, value in output.environment : name => value if value != null } == { FIRN_LAKE = "s3://ice/lake", FIRN_TASK_SECRET = "only-in-tests", FIRN_SPILL_DIR = "/tmp" }
     error_message = "A worker knows the lake and the secret, and no catalog."
   }
 }

@@ -47,6 +47,7 @@ module "member" {
   name           = each.key
   image          = var.image
   health_command = ["etcdctl", "--endpoints=http://127.0.0.1:2379", "endpoint", "health"]
+  has_statements = false
   ports          = [2379, 2380]
   client_ports   = [2379]
   uid            = local.uid

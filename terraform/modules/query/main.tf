@@ -43,7 +43,7 @@ locals {
   invoke_worker = var.worker == null ? [] : [{
     Sid      = "InvokeWorker"
     Effect   = "Allow"
-    Action   = ["lambda:InvokeFunction"]
+    Action   = ["lambda:InvokeFunction", "lambda:GetFunctionConcurrency"] # how many tasks it takes at once
     Resource = [var.worker.arn]
   }]
 }

@@ -15,7 +15,7 @@ output "security_group_id" {
 
 output "policy" {
   description = "What the task may do, as JSON; null: nothing."
-  value       = length(var.statements) == 0 ? null : aws_iam_role_policy.task[0].policy
+  value       = one(aws_iam_role_policy.task[*].policy)
 }
 
 output "start_policy" {

@@ -79,7 +79,7 @@ resource "aws_iam_role" "task" {
 }
 
 resource "aws_iam_role_policy" "task" {
-  count = length(var.statements) == 0 ? 0 : 1
+  count = var.has_statements ? 1 : 0
 
   name   = "own"
   role   = aws_iam_role.task.name

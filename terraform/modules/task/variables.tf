@@ -48,6 +48,11 @@ variable "statements" {
   default     = []
 }
 
+variable "has_statements" {
+  description = "Whether there are such statements; known before they are."
+  type        = bool
+}
+
 variable "ports" {
   description = "Ports that it listens on."
   type        = list(number)

@@ -143,6 +143,7 @@ module "task" {
   environment    = { for name, value in local.environment : name => value if value != null }
   secrets        = var.secrets
   statements     = concat(module.access.statements, local.mount_journal)
+  has_statements = true
   ports          = [local.port]
   uid            = var.uid
   cpu            = var.cpu

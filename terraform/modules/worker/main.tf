@@ -17,11 +17,10 @@ module "access" {
 locals {
   environment = merge(
     {
-      FIRN_LAKE         = module.access.lake
-      FIRN_ALLOW        = length(var.allow) == 0 ? null : join(",", var.allow)
-      FIRN_TASK_SECRET  = var.task_secret
-      FIRN_MEMORY_LIMIT = "${floor(var.memory_mb * 0.7)}MiB"
-      FIRN_SPILL_DIR    = "/tmp"
+      FIRN_LAKE        = module.access.lake
+      FIRN_ALLOW       = length(var.allow) == 0 ? null : join(",", var.allow)
+      FIRN_TASK_SECRET = var.task_secret
+      FIRN_SPILL_DIR   = "/tmp"
     },
     var.environment,
   )

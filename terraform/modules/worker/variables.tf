@@ -92,13 +92,13 @@ variable "tags" {
 variable "memory_mb" {
   description = "Memory in MiB; 1769 give one core."
   type        = number
-  default     = 3538
+  default     = 1769
 }
 
 variable "timeout_s" {
   description = "Time limit of an invocation in seconds."
   type        = number
-  default     = 300
+  default     = 900
 
   validation {
     condition     = var.timeout_s > 10
