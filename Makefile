@@ -59,6 +59,12 @@ check: setup ## Format, lint, types, layers
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(RUN) lint-imports
+	@if command -v terraform >/dev/null; then terraform fmt -check -recursive -diff terraform; \
+	  else echo "NOT CHECKED: the format of terraform/, since terraform is not installed"; fi
+
+.PHONY: terraform-check
+terraform-check: setup ## Validate, test, apply to a local AWS and destroy; takes the AWS provider from TF_PLUGIN_DIR
+	$(RUN) pytest -q -rs tests/e2e/test_terraform.py tests/infra/test_terraform_settings.py
 
 .PHONY: format
 format: setup ## Format and fix what can be fixed
