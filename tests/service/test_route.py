@@ -155,6 +155,7 @@ def test_a_plain_statement_by_key_needs_no_planner(sql: str, params: Any, expect
         ("SELECT * FROM t WHERE id = 7 LIMIT 1 OFFSET 1", None),
         ("SELECT * FROM t WHERE id = 7.0", None),
         ("SELECT * FROM t WHERE id = 7e1", None),
+        ("SELECT * FROM t WHERE id = \u0667", None),
         ("SELECT * FROM t WHERE id = X'00'", None),
         ("SELECT * FROM t WHERE id = 7 AND id = 8", None),
         ("SELECT * FROM t WHERE id = $1", [None]),
