@@ -25,7 +25,7 @@ from storage.tables.snapshot import LoadedDeletes, Snapshot
 __all__ = ["FileRead", "Found", "KeyRange", "LookupPlan", "Memory", "Pinned", "found_schema", "lookup", "plan", "read"]
 
 CONCURRENCY = 64
-"""Ranged reads that wait at once."""
+"""Files that are read and decoded at once."""
 HERE_BYTES = 1 << 20
 """What is read and is not more is decoded on the event loop: a thread would cost more than it frees."""
 
@@ -68,26 +68,34 @@ async def read(stores: Stores, planned: LookupPlan, memory: Memory) -> Found:
     deletes = await _load_deletes(stores, planned, memory)
     reads = [_with_deletes(snapshot, each, deletes.get(each.index), planned.columns) for each in planned.reads]
 
-    async def one(each: FileRead) -> list[bytes] | None:
+    here = sum(each.read.n_bytes for each in reads) <= HERE_BYTES
+
+    async def one(each: FileRead) -> list[pa.RecordBatch] | None:
+        """Return a file's rows, decoded while others are read; None: it is not to be trusted."""
         async with waiting:
             try:
                 location = snapshot.files.paths[each.index]
-                return await stores.get_ranges(location, each.read.ranges, if_match=each.layout.etag, exact=True)
+                data = await stores.get_ranges(location, each.read.ranges, if_match=each.layout.etag, exact=True)
             except ConflictError:
                 return None
+            if here:
+                return _decoded(planned, each, data, deletes.get(each.index))
+            return await asyncio.to_thread(_decoded, planned, each, data, deletes.get(each.index))
 
     if len(reads) == 1:
-        parts: Sequence[list[bytes] | None] = [await one(reads[0])]
+        parts: Sequence[list[pa.RecordBatch] | None] = [await one(reads[0])]
     else:
         parts = await asyncio.gather(*map(one, reads))
-    if sum(each.read.n_bytes for each in reads) <= HERE_BYTES:
-        found = _decoded(planned, reads, parts, deletes)
-    else:
-        found = await asyncio.to_thread(_decoded, planned, reads, parts, deletes)
-    for index in found.distrusted:
-        layout = next(each.layout for each in reads if each.index == index)
-        memory.distrust(snapshot.files.paths[index], layout.etag)
-    return found
+    doubted = [each for each, batches in zip(reads, parts, strict=True) if batches is None]
+    for each in doubted:
+        memory.distrust(snapshot.files.paths[each.index], each.layout.etag)
+    return Found(
+        pa.Table.from_batches([batch for batches in parts for batch in batches or ()], planned.schema),
+        planned.n_blocks,
+        sum(len(each.read.ranges) for each in reads),
+        sum(each.read.n_bytes for each in reads),
+        tuple(each.index for each in doubted),
+    )
 
 
 async def _load_deletes(stores: Stores, planned: LookupPlan, memory: Memory) -> dict[int, LoadedDeletes]:
@@ -107,22 +115,11 @@ def _with_deletes(snapshot: Snapshot, each: FileRead, deletes: LoadedDeletes | N
 
 
 def _decoded(
-    planned: LookupPlan, reads: Sequence[FileRead], parts: Sequence[list[bytes] | None],
-    deletes: dict[int, LoadedDeletes],
-) -> Found:  # fmt: skip
-    schema = planned.schema
-    batches: list[pa.RecordBatch] = []
-    distrusted = []
-    for each, data in zip(reads, parts, strict=True):
-        try:
-            if data is None:
-                raise CorruptError("the file is not the one that was indexed")
-            found = rows_of(planned, each, data, deletes.get(each.index))
-        except CorruptError:
-            distrusted.append(each.index)
-            continue
-        batches += [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in found]
-    rows = pa.Table.from_batches(batches, schema)
-    n_requests = sum(len(each.read.ranges) for each in reads)
-    n_bytes = sum(each.read.n_bytes for each in reads)
-    return Found(rows, planned.n_blocks, n_requests, n_bytes, tuple(distrusted))
+    planned: LookupPlan, each: FileRead, data: list[bytes], deletes: LoadedDeletes | None
+) -> list[pa.RecordBatch] | None:  # fmt: skip
+    """Return the rows of a file; None if its bytes are not what its layout says."""
+    try:
+        found = rows_of(planned, each, data, deletes)
+    except CorruptError:
+        return None
+    return [pa.RecordBatch.from_arrays(batch.columns, schema=planned.schema) for batch in found]
