@@ -1,0 +1,119 @@
+"""The coordinator alone: how fast tasks are cut and sent, and what second copies of stragglers save.
+
+Workers are simulated (`tests.support.simulated_workers`): the first part takes real time and gives no time to workers;
+the second runs in virtual time, with latencies whose tail is heavy (Pareto, α = 1.5, at least 0.2 s).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datafusion import SessionContext
+
+from functions.invoke import InvokerLimits
+from functions.stages import Stage, Stages, split
+from functions.tasks import Task
+from service.coordinate.board import Board
+from service.coordinate.run import StageRun
+from service.coordinate.terms import Tally, Terms
+from storage.clock import SystemClock
+from tests.support.simulated_workers import SECRET, SimulatedWorkers, a_stage
+from tests.support.stage_run import context_of
+from tests.support.virtual_time import VirtualClock, run_virtually
+
+__all__ = ["cut_many_files", "dispatch", "hedging"]
+
+
+def cut_many_files(n_files: int, n_tasks: int) -> tuple[float, float, float]:
+    """Return seconds to plan, to cut, and to make all messages' plans, for a scan of ``n_files`` empty-ish files."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = pa.table({"k": pa.array(range(100)), "v": pa.array(range(100))})
+        first = Path(folder) / "0.parquet"
+        pq.write_table(rows, first)
+        for number in range(1, n_files):
+            path = Path(folder) / f"{number}.parquet"
+            if number % 50_000:
+                path.hardlink_to(first)
+            else:  # a file has so many links, no more
+                pq.write_table(rows, path)
+                first = path
+        context: SessionContext = context_of(n_tasks)
+        context.register_parquet("t", folder + "/")
+        started = time.perf_counter()
+        plan = context.sql("SELECT k, sum(v) FROM t GROUP BY k").execution_plan()
+        planned = time.perf_counter()
+        stages: Stages = split(context, plan)
+        cut = time.perf_counter()
+        board = Board(stages.stages[:1], InvokerLimits())
+        terms = Terms("s1", SECRET)
+        for key in board.opened():
+            board.task(key, 1, terms)
+        return planned - started, cut - planned, time.perf_counter() - cut
+
+
+def dispatch(n_tasks: int) -> float:
+    """Return tasks a second that the coordinator sends and settles when workers answer at once."""
+
+    async def work() -> float:
+        clock = SystemClock()
+        workers = SimulatedWorkers(clock, latency_s=lambda _task: 0.0)
+        stages: list[Stage] = [a_stage(0, n_tasks)]
+        run = StageRun(stages, None, workers, clock, Terms("s1", SECRET), Tally())
+        started = time.perf_counter()
+        await run.run()
+        return n_tasks / (time.perf_counter() - started)
+
+    return asyncio.run(work())
+
+
+def hedging(n_workers: int, n_statements: int, factor: float) -> tuple[list[float], float]:
+    """Return the statements' times in seconds, and attempts for each task."""
+    took: list[float] = []
+    attempts = 0
+    for seed in range(n_statements):
+        chance = random.Random(seed)
+
+        def latency_s(_task: Task, chance: random.Random = chance) -> float:
+            return min(0.2 * chance.paretovariate(1.5), 300.0)
+
+        async def work() -> float:
+            clock = VirtualClock()
+            workers = SimulatedWorkers(clock, latency_s=latency_s)
+            terms = Terms("s1", SECRET, hedge_factor=factor)
+            run = StageRun([a_stage(0, n_workers)], None, workers, clock, terms, tally)  # noqa: B023
+            await run.run()
+            return clock.monotonic_s()
+
+        tally = Tally()
+        took.append(run_virtually(work()))
+        attempts += tally.attempts
+    return sorted(took), attempts / n_workers / n_statements
+
+
+def main() -> None:
+    """Print the numbers."""
+    for n_files, n_tasks in ((1000, 100), (10_000, 1000), (100_000, 1000)):
+        plan_s, cut_s, message_s = cut_many_files(n_files, n_tasks)
+        print(f"{n_files} files, {n_tasks} tasks: plan {plan_s:.2f} s, cut {cut_s:.2f} s, messages {message_s:.2f} s")
+    for n_tasks in (100, 1000, 5000):
+        print(f"dispatch of {n_tasks} tasks: {dispatch(n_tasks):.0f} tasks/s, simulated workers' share included")
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+    for factor in (0.0, 2.0):
+        took, attempts = hedging(1000, 20, factor)
+        p99 = took[min(len(took) - 1, int(len(took) * 0.99))]
+        print(
+            f"1000 workers, hedge factor {factor}: p50 {statistics.median(took):.1f} s, p99 {p99:.1f} s, "
+            f"{attempts:.3f} attempts a task"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Estimates add up, prices are those of the region, and limits refuse with the number that they refuse."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.coordinate.choose import TASK_BYTES, choose
+from service.cost import ENGINE_BYTES_PER_S, Prices, check_cost, estimate, prices_of
+from storage.errors import LimitError
+
+GB = 1 << 30
+
+
+def test_an_estimate_is_the_sum_of_its_parts() -> None:
+    prices = Prices(gb_second=1.0, invocation=10.0, get=100.0, put=1000.0)
+    found = estimate(2, 2 * ENGINE_BYTES_PER_S, 3, prices)
+    assert found.gb_s == pytest.approx(2 * 1769 / 1024)
+    assert (found.gets, found.puts) == (20, 2)
+    assert found.usd == pytest.approx(found.gb_s + 20 + 2000 + 2000)
+
+
+def test_what_is_past_its_limit_is_refused_and_zero_is_no_limit() -> None:
+    found = estimate(10, 100 * GB, 100, Prices())
+    check_cost(found, 0)
+    check_cost(found, found.usd)
+    with pytest.raises(LimitError, match=r"would cost more.*estimated_usd=.*tasks=10"):
+        check_cost(found, found.usd * 0.99)
+
+
+def test_regions_that_are_not_known_cost_what_the_first_does() -> None:
+    assert prices_of(None) == prices_of("mars-1") == prices_of("us-east-1")
+    assert prices_of("eu-central-1").get > prices_of("us-east-1").get
+
+
+def test_small_statements_stay_and_large_ones_get_tasks_by_their_bytes() -> None:
+    assert choose("auto", 10 << 20, concurrency=1000, n_cores=2).n_tasks == 0
+    assert choose("auto", 100 * GB, concurrency=1000, n_cores=2).n_tasks == 1000
+    assert choose("auto", 20 * GB, concurrency=1000, n_cores=2).n_tasks == 20 * GB // TASK_BYTES
+    assert choose("auto", 20 * GB, concurrency=30, n_cores=2).n_tasks == 30
+    assert choose("auto", 20 * GB, concurrency=1000, n_cores=2, tasks_max=12).n_tasks == 12
+    assert choose("inline", 100 * GB, concurrency=1000, n_cores=2).n_tasks == 0
+
+
+def test_workers_that_are_no_more_than_the_cores_here_are_used_only_when_asked_for() -> None:
+    assert choose("auto", 100 * GB, concurrency=2, n_cores=2).n_tasks == 0
+    assert "here" in choose("auto", 100 * GB, concurrency=2, n_cores=2).reason
+    assert choose("fan-out", 100 * GB, concurrency=2, n_cores=2).n_tasks == 2
+    assert choose("fan-out", 0, concurrency=8, n_cores=2).n_tasks == 2
+    assert choose("fan-out", 0, concurrency=8, n_cores=2, tasks_max=1).n_tasks == 1
