@@ -20,9 +20,11 @@ from __future__ import annotations
 import asyncio
 import math
 import resource
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from functions.errors import is_panic, translate
@@ -41,7 +43,7 @@ PIECES: frozenset[TaskKind] = frozenset(("scan", "aggregate", "join", "sort", "m
 _JOBS: frozenset[TaskKind] = frozenset(("lookup", "fit", "compact"))
 _SESSIONS_MAX, _SNAPSHOTS_MAX = 4, 64
 _LOOK_S, _LOOKS, _LOOKS_MAX = 0.02, 3, 25
-"""An engine is at rest when its process used little CPU at so many looks in a row."""
+"""An engine is at rest when none of its threads runs at so many looks in a row."""
 
 
 @dataclass(frozen=True)
@@ -157,11 +159,10 @@ class TaskRunner:
     async def rested(self) -> bool:
         """Whether the engine came to rest after a task that was stopped: some plans ignore that for long, and hold its
         threads. If not, the process is better replaced. Takes up to half a second; call it while no task runs."""
-        at_rest, used_s = 0, time.process_time()
+        at_rest = 0
         for _ in range(_LOOKS_MAX):
             await asyncio.sleep(_LOOK_S)
-            before_s, used_s = used_s, time.process_time()
-            at_rest = at_rest + 1 if used_s - before_s < _LOOK_S / 4 else 0
+            at_rest = 0 if _others_run() else at_rest + 1
             if at_rest == _LOOKS:
                 self.doubtful = False
                 return True
@@ -240,6 +241,18 @@ class _CpuShares:
         for share in self.used:
             self.used[share] += (now_s - self._seen_s) / len(self.used)
         self._seen_s = now_s
+
+
+def _others_run() -> bool:
+    """Tell whether another thread of this process runs, or would if a core were free."""
+    own = str(threading.get_native_id())
+    for status in Path("/proc/self/task").glob("*/stat"):
+        try:
+            if status.parent.name != own and status.read_text().rpartition(")")[2].split()[0] == "R":
+                return True
+        except OSError:  # the thread has just ended
+            continue
+    return False
 
 
 def _wire(error: BaseException) -> Mapping[str, Any]:
