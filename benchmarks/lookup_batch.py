@@ -66,13 +66,14 @@ def _measured(options: LookupOptions, tables: WideTables, endpoint: str, form: s
             return {column: Cost(fault=str(error)[:300]) for column in COLUMNS}
         for column, cost in found.items():
             try:
-                peer.run(_asked(tables, form, engine, column, _keys(options, tables, column, 0)[:10]), timeout_s=300)
+                peer.run(_asked(tables, form, engine, column, _keys(options, tables, column, 0)[:10]), timeout_s=60)
                 _reset(endpoint)
                 for turn in range(REPEATS if engine.startswith(OWN) else 1):
                     keys = _keys(options, tables, column, turn + 1)
-                    run = peer.run(_asked(tables, form, engine, column, keys), timeout_s=120)
+                    run = peer.run(_asked(tables, form, engine, column, keys), timeout_s=60)
                     if run.rows != len(set(keys)) - options.batch // 10:
-                        raise RuntimeError(f"{engine} found {run.rows} rows of {len(keys)} keys")
+                        fault = RuntimeError if engine.startswith(OWN) else PeerError
+                        raise fault(f"found {run.rows} rows of {len(keys)} keys")
                     cost.walls_s.append(run.wall_s)
                     cost.cpu_s.append(run.cpu_s)
                 _add_counts(cost, _counts(endpoint))
