@@ -208,12 +208,12 @@ def _parse_json(body: bytes, parse_float: Callable[[str], Any]) -> Any:
         raise InvalidError(
             f"the body is not JSON: {error.msg.lower()}", line=error.lineno, column=error.colno
         ) from None
-    except ValueError as error:
-        raise InvalidError(f"the body is not JSON: {str(error)[:200]}") from None
+    except ValueError:
+        raise InvalidError("the body is not JSON that is read: a number has thousands of digits") from None
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
+    raise InvalidError(f"the body is not JSON: {name} is no JSON value")
 
 
 def _sql(value: Any) -> str:

@@ -124,7 +124,7 @@ async def _by_index(models: Models, memory: Memory, asking: Asking, index: Index
         return f"covers none of the {int(asking.wanted.sum())} files that statistics leave"
     found = plan(asking.snapshot, coverage, asked, asking.columns, asking.wanted, memory)
     if asking.wanted.any() and not found.covered.any():
-        return "the files are not those that were indexed: their etags differ"
+        return "the files are not those that were indexed, by their etags or bytes"
     return found
 
 

@@ -78,6 +78,8 @@ PROBLEMS = [
     ("POST", "/v1/sql", {"content": b"\xff\xfe"}, 400, "InvalidError", "UTF-8"),
     ("POST", "/v1/sql", {"content": b"[" * 500_000}, 400, "InvalidError", "nested too deeply"),
     ("POST", "/v1/sql", {"content": b'{"a":' * 100_000}, 400, "InvalidError", "nested too deeply"),
+    ("POST", "/v1/sql", {"content": b'{"a":' + b"1" * 5_000 + b"}"}, 400, "InvalidError", "thousands of digits"),
+    ("POST", "/v1/lookup/default.t", {"content": b'{"keys":[NaN]}'}, 400, "InvalidError", "NaN is no JSON value"),
     ("POST", "/v1/sql", {"content": b'{"sql":"SELECT $1","params":[NaN]}'}, 400, "InvalidError", "NaN"),
     ("POST", "/v1/sql", {"content": b'{"sql":"\\ud800"}'}, 400, "InvalidError", "surrogate"),
     ("POST", "/v1/sql", {"content": b"9" * 100_000}, 400, "InvalidError", "not JSON"),
