@@ -21,7 +21,7 @@ from functions.prune import may_match
 from functions.records import plain
 from functions.scan import TableScan
 from functions.session import CATALOG, OWN_FUNCTIONS, READ_ONLY, Names, stub
-from service.coordinate.tasks import Tasks
+from service.coordinate.tasks import SHUFFLED_TASKS_MAX, Tasks
 from service.exact import bind, exact_literals, with_noise
 from service.explain import with_tables
 from service.listing import listing
@@ -387,10 +387,16 @@ class Planner:
 
     def _cut(self, table: Callable[[TableName], Table | None], remote: bool) -> Stages:
         """Return the statement's stages, or those of the one that it explains."""
+        stages = self._split(table, remote, self._tasks.n_tasks)
+        if self._tasks.shuffles_too_widely(stages):
+            stages = self._split(table, remote, SHUFFLED_TASKS_MAX)
+        return stages
+
+    def _split(self, table: Callable[[TableName], Table | None], remote: bool, n_tasks: int) -> Stages:
         from functions.stages import split
 
         explained = self._parsed.explained
-        with self._session.planning(self._names(table), remote=remote, tasks=self._tasks.n_tasks) as context:
+        with self._session.planning(self._names(table), remote=remote, tasks=n_tasks) as context:
             try:
                 frame = self._frame(context, " " * explained + self._text[explained:])
                 return split(context, frame.execution_plan())

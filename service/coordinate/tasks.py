@@ -9,7 +9,11 @@ if TYPE_CHECKING:
     from functions.stages import Stage, Stages
     from service.cost import Estimate
 
-__all__ = ["Tasks"]
+__all__ = ["SHUFFLED_TASKS_MAX", "Tasks"]
+
+SHUFFLED_TASKS_MAX = 256
+"""Tasks of a stage whose rows are hashed: each writes up to as many pages as the next stage has tasks, so that their
+number grows with the square: 65,536 pages are 0.33 USD of PUTs, those of 1,000 tasks would be 5."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,10 @@ class Tasks:
         if len(stages.stages) > 1:
             return True
         return self.forced and last.whole and bool(last.plan)
+
+    def shuffles_too_widely(self, stages: Stages) -> bool:
+        """Tell whether the plan is better cut into `SHUFFLED_TASKS_MAX` tasks."""
+        return self.n_tasks > SHUFFLED_TASKS_MAX and any(each.exchange.kind == "hash" for each in stages.stages)
 
     def describe(self, stages: Stages | None) -> str:
         """Return a line for the statement and one for each stage; nothing where no workers are set."""

@@ -10,13 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from functions.invoke import InvokerLimits
 from functions.session import _UNCUT
 from functions.stages import DISTRIBUTED_OPTIONS
+from service.coordinate.tasks import SHUFFLED_TASKS_MAX, Tasks
 from service.executor import InlineExecutor
 from service.settings import FunctionAccess
 from service.statement import Limits, Receipt, Statement
 from storage.errors import InvalidError, LimitError
 from tests.support.lakes import Lake, open_lake
+from tests.support.simulated_workers import SimulatedWorkers
 from tests.support.stage_run import assert_same
 
 pytestmark = pytest.mark.anyio
@@ -115,6 +118,24 @@ async def test_explain_shows_the_stages_and_what_they_cost(lake: Lake) -> None:
     table, _ = await ask(lake, "EXPLAIN SELECT random(), v FROM t")
     plans = dict(zip(*table.to_pydict().values(), strict=True))
     assert "random() gives other values in each task" in plans["tasks"]
+
+
+async def test_a_shuffle_is_cut_into_fewer_tasks_than_a_scan(tmp_path: Path) -> None:
+    async with open_lake(tmp_path, functions=FunctionAccess(place="inline")) as lake:
+        await _filled(lake)
+        coordinator = lake.engine._fan_out
+        assert coordinator is not None
+        workers = SimulatedWorkers(lake.engine.clock, limits=InvokerLimits(concurrency=1000))
+        coordinator._invoker = workers
+        many = Tasks(1000, "as the test says", forced=True)
+
+        async def choose(*_given: Any, **_options: Any) -> Tasks:
+            return many
+
+        coordinator.choose = choose  # type: ignore[method-assign]
+        explained, _ = await ask(lake, "EXPLAIN SELECT k, sum(v) FROM t GROUP BY k")
+        plans = dict(zip(*explained.to_pydict().values(), strict=True))
+        assert f"hash into {SHUFFLED_TASKS_MAX}" in plans["tasks"]
 
 
 async def test_a_small_statement_stays_in_this_process_and_explain_says_why(lake: Lake) -> None:
