@@ -77,7 +77,7 @@ run "may_invoke_the_worker_only" {
       FIRN_FUNCTIONS            = "lambda:w"
       FIRN_TASK_SECRET          = "only-in-tests"
       FIRN_STATEMENT_TIMEOUT_MS = "55000"
-      FIRN_MEMORY_LIMIT         = "2122MiB"
+      FIRN_MEMORY_LIMIT         = "1804MiB"
       FIRN_SPILL_DIR            = "/tmp"
       FIRN_COMPACT              = "0"
       FIRN_LOG_ACK              = "object"
@@ -87,7 +87,7 @@ run "may_invoke_the_worker_only" {
   }
 
   assert {
-    condition     = aws_lambda_function_url.this.authorization_type == "AWS_IAM" && length(aws_lambda_permission.url) == 0
+    condition     = aws_lambda_function_url.this.authorization_type == "AWS_IAM" && length(aws_lambda_permission.url) == 0 && length(aws_cloudformation_stack.url) == 0
     error_message = "Unless told otherwise the URL asks for AWS's signatures."
   }
 
@@ -117,6 +117,11 @@ run "asks_for_tokens_when_it_is_public" {
   assert {
     condition     = aws_lambda_function_url.this.authorization_type == "NONE" && output.environment["FIRN_REQUIRE_TOKENS"] == "1"
     error_message = "Whoever is public asks for tokens."
+  }
+
+  assert {
+    condition     = jsondecode(aws_cloudformation_stack.url[0].template_body).Resources.InvokeThroughUrl.Properties.InvokedViaFunctionUrl == true
+    error_message = "Everybody may invoke it through its URL, and in no other way."
   }
 
   assert {

@@ -12,6 +12,7 @@ provider "aws" {
 
   endpoints {
     apigatewayv2     = var.endpoint
+    cloudformation   = var.endpoint
     cloudwatch       = var.endpoint
     cloudwatchevents = var.endpoint
     cloudwatchlogs   = var.endpoint

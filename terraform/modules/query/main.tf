@@ -91,7 +91,7 @@ resource "aws_lambda_function_url" "this" {
 }
 
 # With tokens everybody reaches the URL; Firnline refuses whoever has no token. With "iam" a caller needs
-# lambda:InvokeFunctionUrl in its own policy.
+# lambda:InvokeFunctionUrl and lambda:InvokeFunction in its own policy.
 resource "aws_lambda_permission" "url" {
   count = var.auth == "token" ? 1 : 0
 
@@ -100,6 +100,29 @@ resource "aws_lambda_permission" "url" {
   function_name          = module.function.name
   principal              = "*"
   function_url_auth_type = "NONE"
+}
+
+# URLs made since October 2025 also want the right to invoke, which is given for calls through the URL only. This
+# provider cannot say so (its aws_lambda_permission can from 6.29 on), CloudFormation can.
+resource "aws_cloudformation_stack" "url" {
+  count = var.auth == "token" ? 1 : 0
+
+  name = "${var.name}-url"
+  tags = var.tags
+
+  template_body = jsonencode({
+    Resources = {
+      InvokeThroughUrl = {
+        Type = "AWS::Lambda::Permission"
+        Properties = {
+          Action                = "lambda:InvokeFunction"
+          FunctionName          = module.function.name
+          InvokedViaFunctionUrl = true
+          Principal             = "*"
+        }
+      }
+    }
+  })
 }
 
 resource "aws_cloudwatch_metric_alarm" "url_5xx" {

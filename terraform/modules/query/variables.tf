@@ -107,7 +107,7 @@ variable "tags" {
 variable "memory_mb" {
   description = "Memory in MiB; 1769 give one core."
   type        = number
-  default     = 3538
+  default     = 3008
 }
 
 variable "timeout_s" {
