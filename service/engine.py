@@ -167,8 +167,13 @@ class Engine:
     async def close(self) -> None:
         """Release the logs, the stores and the catalog."""
         self._session.close()
-        if self._fan_out is not None:
-            await self._fan_out.close()
+        try:
+            if self._fan_out is not None:
+                await self._fan_out.close()
+        finally:
+            await self._close_lake()
+
+    async def _close_lake(self) -> None:
         try:
             await self.logs.close()
         finally:
