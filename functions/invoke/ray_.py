@@ -27,7 +27,7 @@ from functions.invoke.worker import OpenTasks, RunsTasks
 from functions.signed import MESSAGE_BYTES_MAX
 from storage.errors import FirnlineError, InternalError, InvalidError, LimitError, UnavailableError
 
-__all__ = ["RayInvoker", "connect_ray", "open_ray"]
+__all__ = ["RayInvoker", "connect_ray", "load_ray", "open_ray"]
 
 RETRIES = 1
 _PUT_BYTES = 100_000
@@ -123,7 +123,7 @@ async def open_ray(
     UnavailableError : there is none at the address, or it does not start
     """
     try:
-        ray: Any = importlib.import_module("ray")
+        ray = load_ray()
     except ImportError:
         raise InvalidError("functions on Ray need it; install firnline[ray]") from None
     started = not ray.is_initialized()
@@ -138,6 +138,16 @@ async def open_ray(
     n_cores = int(ray.cluster_resources().get("CPU", 1))
     found = limits or InvokerLimits(MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, concurrency=concurrency or n_cores)
     return RayInvoker(ray, open_tasks, found, started=started, retries=retries)
+
+
+def load_ray() -> Any:
+    """Import Ray. Raises `ImportError`.
+
+    Where the program itself was started by ``uv run``, Ray would start each worker by it too, in a copy of the working
+    folder and with packages of its own: our workers have the interpreter and the packages that we have.
+    """
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # noqa: TID251 - Ray reads it when it is imported
+    return importlib.import_module("ray")
 
 
 def connect_ray(ray: Any, address: str, n_cores: int) -> None:
