@@ -19,7 +19,7 @@ from functions.invoke.http import HttpInvoker
 from functions.invoke.inline import InlineInvoker
 from functions.invoke.lambda_ import open_lambda
 from functions.invoke.processes import ProcessInvoker, process_settings
-from functions.invoke.ray_ import connect_ray, load_ray, open_ray
+from functions.invoke.ray_ import connect_ray, open_ray
 from functions.tasks import Task, decode_reply, encode_task
 from storage.blobs.open import open_blobs
 from storage.blobs.s3_options import S3Options
@@ -34,6 +34,7 @@ from storage.errors import (
 )
 from storage.stores import Stores
 from tests.support.processes import children, until
+from tests.support.ray_here import ray_or_skip
 from tests.support.task_fronts import http_front, lambda_front
 from tests.support.task_workers import SECRET, open_doer
 
@@ -121,10 +122,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 @pytest.fixture(scope="session")
 def ray_here() -> Iterator[None]:
     """A Ray of this machine for the whole session: it takes seconds to start."""
-    try:
-        ray = load_ray()
-    except ImportError:
-        pytest.skip("ray is not installed")
+    ray = ray_or_skip()
     connect_ray(ray, "", N_AT_ONCE)
     yield
     ray.shutdown()

@@ -23,6 +23,7 @@ from storage.blobs.local import LocalBlobs
 from storage.clock import SystemClock
 from storage.errors import ForbiddenError, StatementTimeoutError
 from storage.stores import Stores
+from tests.support.ray_here import ray_or_skip
 from tests.support.task_fronts import http_front, lambda_front
 from tests.support.task_plans import STUBBORN, stages_of, task_of
 
@@ -72,7 +73,7 @@ PLACES: dict[str, Callable[[OpenTasks], AbstractAsyncContextManager[Invoker]]] =
 )
 async def invoker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Invoker]:
     if request.param == "ray":
-        pytest.importorskip("ray", reason="ray is not installed")
+        ray_or_skip()
     for part in range(3):
         keys = range(part * 1000, (part + 1) * 1000)
         table = pa.table({"k": keys, "g": [k % 7 for k in keys], "v": [f"v{k}" for k in keys]})

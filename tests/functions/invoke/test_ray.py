@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import alive
+from tests.support.ray_here import ray_or_skip
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -45,7 +46,7 @@ _CLOSES = """
 
 
 def _command(then: str) -> list[str]:
-    pytest.importorskip("ray", reason="ray is not installed")
+    ray_or_skip()
     return [sys.executable, "-W", "error", "-c", _OPENED % then.strip()]
 
 
