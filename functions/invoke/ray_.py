@@ -12,6 +12,7 @@ Source: Moritz et al.: "Ray: A Distributed Framework for Emerging AI Application
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib
 import logging
 import os
@@ -49,7 +50,7 @@ class RayInvoker:
     def __init__(self, ray: Any, open_tasks: OpenTasks, limits: InvokerLimits, *, started: bool, retries: int) -> None:
         self.limits = limits
         self._ray, self._started = ray, started
-        self._run = ray.remote(num_cpus=1, max_retries=retries)(_task_of(open_tasks))
+        self._run = ray.remote(num_cpus=1, max_retries=retries)(_task_of(ray, open_tasks))
         self._places = asyncio.Semaphore(max(1, limits.concurrency))
         self._running: set[Any] = set()
         self._closed = False
@@ -159,20 +160,21 @@ def connect_ray(ray: Any, address: str, n_cores: int) -> None:
     ray.init(num_cpus=n_cores or None, include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
 
 
-def _task_of(open_tasks: OpenTasks) -> Callable[[bytes], tuple[bytes, dict[str, Any] | None]]:
+def _task_of(ray: Any, open_tasks: OpenTasks) -> Callable[[bytes], tuple[bytes, dict[str, Any] | None]]:
     """Return what Ray runs: it takes functions, and no partial ones."""
+    opened = hashlib.sha256(ray.cloudpickle.dumps(open_tasks)).hexdigest()
 
     def firnline_task(message: bytes) -> tuple[bytes, dict[str, Any] | None]:
-        return _run(open_tasks, message)
+        return _run(opened, open_tasks, message)
 
     return firnline_task
 
 
-def _run(open_tasks: OpenTasks, message: bytes) -> tuple[bytes, dict[str, Any] | None]:
+def _run(opened: str, open_tasks: OpenTasks, message: bytes) -> tuple[bytes, dict[str, Any] | None]:
     """Run one task in a Ray worker: its reply, or why there is none, on the wire."""
     host = _host()
     try:
-        return host.run(open_tasks, message), None
+        return host.run(opened, open_tasks, message), None
     except FirnlineError as error:
         return b"", allowed(error).to_wire()
     except Exception as error:  # noqa: BLE001 - the caller hears of it
@@ -181,19 +183,26 @@ def _run(open_tasks: OpenTasks, message: bytes) -> tuple[bytes, dict[str, Any] |
 
 
 class _Host:
-    """An event loop in a thread of a Ray worker process, with what runs tasks on it."""
+    """An event loop in a thread of a Ray worker process, with what runs tasks on it.
+
+    Ray gives a worker to any invoker of the program: what was opened for one lake never runs the tasks of another.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._name = ""
         self._opened: AbstractAsyncContextManager[RunsTasks] | None = None
         self._runner: RunsTasks | None = None
         threading.Thread(target=self._loop.run_forever, name="firnline-tasks", daemon=True).start()
 
-    def run(self, open_tasks: OpenTasks, message: bytes) -> bytes:
+    def run(self, name: str, open_tasks: OpenTasks, message: bytes) -> bytes:
         if getattr(self._runner, "broken", False):
             os._exit(1)  # Ray runs the task in another worker
+        if self._opened is not None and self._name != name:
+            before, self._opened, self._runner = self._opened, None, None
+            self._wait(before.__aexit__(None, None, None))
         if self._runner is None:
-            self._opened = open_tasks()  # kept: what it opened is closed when it is forgotten
+            self._name, self._opened = name, open_tasks()  # kept: what it opened is closed when it is forgotten
             self._runner = self._wait(self._opened.__aenter__())
         reply: bytes = self._wait(_awaited(self._runner.run, message))
         return reply
