@@ -7,14 +7,13 @@ its statistics.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from benchmarks.peers import Answer, DataFusionPeer, S3Access, duckdb_extension
+from benchmarks.peers import Answer, DataFusionPeer, FirnlinePeer, S3Access, duckdb_extension
 
 __all__ = [
     "DuckDBDeltaPeer", "DuckDBIcebergPeer", "LakeKeysPeer", "LakePeer", "PolarsDeltaPeer", "PolarsIcebergPeer",
@@ -22,12 +21,8 @@ __all__ = [
 ]  # fmt: skip
 
 
-class LakePeer:
+class LakePeer(FirnlinePeer):
     """This product, in process, on a lake that is there: the tables' names are the lake's location and its catalog."""
-
-    def __init__(self) -> None:
-        self._runner = asyncio.Runner()
-        self._stack = contextlib.AsyncExitStack()
 
     def open(self, tables: Mapping[str, str], s3: S3Access | None) -> None:
         from service.components import open_engine
@@ -39,20 +34,6 @@ class LakePeer:
             options = S3Options(s3.endpoint, s3.region, access_key_id=s3.key, secret_access_key=s3.secret)
         settings = EngineSettings(lake=tables["lake"], catalog=tables.get("catalog"), s3=options)
         self._engine = self._runner.run(self._stack.enter_async_context(open_engine(settings)))
-
-    def run(self, sql: str) -> Answer:
-        return self._runner.run(self._answer(sql))
-
-    async def _answer(self, sql: str) -> Answer:
-        from service.statement import Statement
-
-        result = await self._engine.run(Statement(sql, "benchmark"))
-        batches = [batch async for batch in result.batches]
-        return Answer(pa.Table.from_batches(batches, result.schema), result.receipt.to_dict())
-
-    def close(self) -> None:
-        self._runner.run(self._stack.aclose())
-        self._runner.close()
 
 
 class LakeKeysPeer(LakePeer):
