@@ -1,0 +1,55 @@
+"""The command line of a program of benchmarks whose part of ``docs/benchmarks.md`` is its own."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.lookup_options import LookupOptions
+from benchmarks.machine import describe_machine
+from benchmarks.page import with_part
+from benchmarks.query import PAGE, page_of, run_sections
+from benchmarks.write_options import WriteOptions
+
+__all__ = ["Program", "run_program"]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """``python -m benchmarks.NAME``: its sections are the modules ``NAME_SECTION``, and its part of the page NAME."""
+
+    name: str
+    summary: str
+    sections: tuple[str, ...]
+    introduction: str
+    official: WriteOptions | LookupOptions
+    smoke: WriteOptions | LookupOptions
+
+
+def run_program(program: Program, arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; return the exit code."""
+    known = ", ".join(program.sections)
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{program.name}", description=program.summary)
+    parser.add_argument("--only", help=f"comma-separated sections of {known}")
+    parser.add_argument("--quick", action="store_true", help="a smoke run on tiny data; writes no page by itself")
+    parser.add_argument("--write", type=Path, help=f"where the page goes (a full official run: {PAGE})")
+    asked = parser.parse_args(arguments)
+    names = asked.only.split(",") if asked.only else list(program.sections)
+    unknown = sorted(set(names) - set(program.sections))
+    if unknown:
+        parser.error(f"unknown sections {', '.join(unknown)}; choose from {known}")
+    options = program.smoke if asked.quick else program.official
+    machine = describe_machine()
+    print("\n".join(machine) + "\n")
+    sections = run_sections(names, options, prefix=f"{program.name}_")
+    print("== Goals")
+    print("\n".join(goal.verdict for section in sections for goal in section.goals))
+    page = asked.write or (PAGE if options.official and names == list(program.sections) else None)
+    if page is not None:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        before = page.read_text() if page.exists() else ""
+        page.write_text(with_part(before, program.name, page_of(machine, sections, program.introduction)))
+        print(f"written to {page}")
+    return int(any(section.title.endswith(": failed") for section in sections))
