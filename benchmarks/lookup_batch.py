@@ -13,6 +13,7 @@ from benchmarks.lookup_store import OWN, PEERS, Cost, _add_counts, _opened
 from benchmarks.measure import median_of, ratio
 from benchmarks.peer_process import PeerError, peer_process
 from benchmarks.peers import S3Access
+from benchmarks.progress import progress
 from benchmarks.remote import _counts, _reset
 from benchmarks.report import Section, Table
 
@@ -25,11 +26,12 @@ COLUMNS = {"id": "sorted key", "token": "unsorted key"}
 def measure_batch(options: LookupOptions) -> Section:
     """Return what a call of ``options.batch`` keys takes; a tenth of them are in no row."""
     tables = wide_tables(options)
-    delay_ms = max(options.delays_ms)
+    delay_ms = options.batch_delay_ms
     found: dict[tuple[str, str, str], Cost] = {}
     with store(tables, delay_ms) as endpoint:
         for form in FORMATS:
             for engine in (f"{OWN}, by key", f"{OWN}, IN", *PEERS[form]):
+                progress("batch", f"{form}: {engine}")
                 costs = _measured(options, tables, endpoint, form, engine)
                 found |= {(form, column, engine): cost for column, cost in costs.items()}
     return Section(

@@ -12,6 +12,7 @@ from benchmarks.lookup_data import LAKE, WideTables, row_ids, store, wide_tables
 from benchmarks.lookup_local import local_lake
 from benchmarks.lookup_options import LookupOptions
 from benchmarks.measure import ms, percentile
+from benchmarks.progress import progress
 from benchmarks.report import Section, Table
 from benchmarks.serving import Server
 from benchmarks.write_http import serving_lake
@@ -26,11 +27,13 @@ def measure_http(options: LookupOptions) -> Section:
     """Return rates and latencies at several numbers of connections."""
     rng = np.random.default_rng(3)
     shown = []
+    progress("http", "a lake on the local disk")
     with local_lake(options) as lake, serving_lake(lake) as server:
         keys = rng.integers(0, options.local_rows, REQUESTS) * 2
         shown.append(Table(HEADER, _loads(options, server, "wide", keys), "a local disk"))
     tables = wide_tables(options)
     for delay_ms in sorted({min(options.delays_ms), max(options.delays_ms)}):
+        progress("http", f"an S3 API, {delay_ms} ms added")
         with store(tables, delay_ms) as endpoint, _served(tables, endpoint) as server:
             keys = rng.choice(row_ids(tables), REQUESTS)
             rows = _loads(options, server, "wide_delta", keys)

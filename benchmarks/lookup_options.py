@@ -19,10 +19,11 @@ class LookupOptions:
     tails : rows of the un-folded tails
     files, file_rows : of the table that is looked up end to end
     delays_ms : added to each request of the store
-    lookups : timed look-ups of one kind, one after another
-    slow_lookups : the same for peers that take long
-    misses : look-ups whose false alarms are counted
+    lookups : timed look-ups of one kind by Firnline, one after another
+    peer_lookups, peer_budget_s : most look-ups of a kind by another engine, and the seconds after which it begins none
+    misses, slow_misses : look-ups whose false alarms are counted, without a delay and with one
     batch : keys of one call
+    batch_delay_ms : added to each request of the store while many keys are asked for
     connections, seconds : of each load over HTTP
     local_rows : of the table on the local disk
     official : False for a smoke run
@@ -36,9 +37,12 @@ class LookupOptions:
     file_rows: int = 10_000
     delays_ms: tuple[int, ...] = (0, 5, 30)
     lookups: int = 200
-    slow_lookups: int = 5
+    peer_lookups: int = 5
+    peer_budget_s: float = 4.0
     misses: int = 1_000
+    slow_misses: int = 150
     batch: int = 10_000
+    batch_delay_ms: int = 5
     connections: tuple[int, ...] = (1, 16, 64)
     seconds: float = 5.0
     local_rows: int = 1_000_000
@@ -48,5 +52,5 @@ class LookupOptions:
 
 OFFICIAL_LOOKUPS = LookupOptions()
 SMOKE_LOOKUPS = LookupOptions(
-    (20_000,), 1_000, (500, 2_000), 4, 1_000, (0, 5), 5, 2, 20, 100, (1, 4), 0.5, 5_000, official=False
+    (20_000,), 1_000, (500, 2_000), 4, 1_000, (0, 5), 5, 2, 1.0, 20, 10, 100, 0, (1, 4), 0.5, 5_000, official=False
 )
