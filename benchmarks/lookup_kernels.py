@@ -15,6 +15,7 @@ from sortedcontainers import SortedDict
 from benchmarks.lookup_fences import HEADER, fence_rows, footer_table
 from benchmarks.lookup_options import LookupOptions
 from benchmarks.measure import median_of
+from benchmarks.progress import progress
 from benchmarks.report import Goal, Section, Table
 from functions.index import fuse_map, piecewise
 from functions.index.locator import BITS_MAX
@@ -34,19 +35,18 @@ _SQLITE_MAX, _DICT_MAX = 10_000_000, 1_000_000
 def measure_kernels(options: LookupOptions) -> Section:
     """Return times and sizes of the two models, beside their peers."""
     _warm()
-    maps = {n: _Maps.of(n, options.queries) for n in options.keys}
-    sorted_keys = [
-        _Sorted.of(f"{n:,} {name}", keys, options.queries, maps[n].filter_bytes)
-        for n in options.keys
-        for name, make in KEYS.items()
-        for keys in [make(n)]
-    ]
+    maps, sorted_keys, fences = {}, [], []
+    for n in options.keys:
+        progress("kernels", f"{n:,} keys: maps")
+        maps[n] = _Maps.of(n, options.queries)
+        for name, make in KEYS.items():
+            progress("kernels", f"{n:,} keys: {name}")
+            keys = make(n)
+            sorted_keys.append(_Sorted.of(f"{n:,} {name}", keys, options.queries, maps[n].filter_bytes))
+            if n == options.keys[-1]:
+                fences += fence_rows(f"{n:,} {name}", keys, options.queries)
+    progress("kernels", "few keys at once, and footers")
     single = _single(options.keys[-1])
-    fences = [
-        row
-        for name, make in KEYS.items()
-        for row in fence_rows(f"{options.keys[-1]:,} {name}", make(options.keys[-1]), options.queries)
-    ]
     return Section(
         "kernels",
         "Models of keys",

@@ -17,6 +17,7 @@ from benchmarks.lookup_data import COLUMNS, wide_rows
 from benchmarks.lookup_options import LookupOptions
 from benchmarks.machine import versions
 from benchmarks.measure import ms, percentile, ratio
+from benchmarks.progress import progress
 from benchmarks.report import Section, Table
 
 __all__ = ["local_lake", "measure_local"]
@@ -47,6 +48,7 @@ def local_lake(options: LookupOptions) -> Iterator[Path]:
 def measure_local(options: LookupOptions) -> Section:
     """Return p50 and p99 of a hit and a miss."""
     found: dict[str, tuple[list[float], list[float]]] = {}
+    progress("local", "firnline")
     with local_lake(options) as lake, firnline.connect(str(lake)) as connection:
 
         def by_sql(key: int) -> int:
@@ -57,6 +59,7 @@ def measure_local(options: LookupOptions) -> Section:
 
         found["firnline, SELECT"] = _timed(options, by_sql)
         found["firnline, .lookup"] = _timed(options, by_key)
+    progress("local", "SQLite and DuckDB")
     with tempfile.TemporaryDirectory(dir=options.build) as name:
         found["SQLite, primary key"] = _timed(options, _sqlite(Path(name), options))
         found["DuckDB, its own file, primary key"] = _timed(options, _duckdb(Path(name), options, True))

@@ -14,6 +14,7 @@ from sortedcontainers import SortedDict
 
 from benchmarks.lookup_options import LookupOptions
 from benchmarks.measure import median_of
+from benchmarks.progress import progress
 from benchmarks.report import Section, Table
 from benchmarks.write_bulk import eight_columns
 from catalog.tables import Managed, TableEntry
@@ -40,7 +41,9 @@ def measure_tail(options: LookupOptions) -> Section:
     Alex().insert(np.arange(9, dtype=np.uint64), np.arange(9))
     for kind in (np.int64, np.float64):
         argsort(np.arange(9, dtype=kind))
+    progress("tail", "tails and their indexes")
     ends, levels = _tails(options)
+    progress("tail", "maps and sorts")
     sizes = (max(options.keys[0] // 10, 1_000), *options.keys[:2])
     return Section(
         "tail",
