@@ -45,6 +45,11 @@ def engine_settings(lake: str, settings: Settings) -> EngineSettings:
             tasks_max=settings.tasks_max,
             max_usd=settings.max_cost,
             lambda_endpoint=settings.aws.get("AWS_ENDPOINT_URL"),
+            concurrency=settings.functions_concurrency,
+            memory_bytes=settings.functions_memory_bytes,
+            timeout_ms=settings.functions_timeout_ms,
+            ca_file=settings.functions_ca_file,
+            broadcast_bytes=settings.broadcast_bytes,
         ),
         etcd=EtcdAccess(
             ca_file=settings.etcd_ca_file,

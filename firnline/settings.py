@@ -228,8 +228,30 @@ class Settings:
         str,
         "inline",
         "Where tasks of large statements run: `inline` (this process), `processes`, `processes:N`, `http://…`, "
-        "`lambda:NAME` or `ray`.",
+        "`https://…`, `lambda:NAME`, `ray` (on this machine) or `ray://HOST:PORT`.",
     )
+    functions_concurrency: int = _from(
+        "FIRN_FUNCTIONS_CONCURRENCY", parse_count, 0,
+        "Tasks that the workers run at once, for all statements; 0: what the platform says (cores, a function's or "
+        "cluster's own limit; 64 behind a URL).",
+    )  # fmt: skip
+    functions_memory_bytes: int = _from(
+        "FIRN_FUNCTIONS_MEMORY", parse_bytes, 0,
+        "Memory of a worker process of `processes`, past which it is killed and its task fails; 0: no limit.",
+    )  # fmt: skip
+    functions_timeout_ms: int = _from(
+        "FIRN_FUNCTIONS_TIMEOUT_MS", parse_count, 900_000, "Longest time of one task in milliseconds.",
+    )  # fmt: skip
+    functions_ca_file: str | None = _from(
+        "FIRN_FUNCTIONS_CA_FILE",
+        str,
+        None,
+        "PEM file of the CA that signed the certificate of workers behind `https://…`.",
+    )
+    broadcast_bytes: int = _from(
+        "FIRN_BROADCAST_MAX", parse_bytes, 128 << 20,
+        "Bytes that all copies of a join's smaller side may have together; larger ones are hashed. 0: none is copied.",
+    )  # fmt: skip
     tasks_max: int = _from(
         "FIRN_TASKS_MAX", parse_count, 0, "Tasks of a statement that run at once; 0: as many as the workers take."
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,8 +41,10 @@ _UNCUT = {
     "datafusion.optimizer.enable_round_robin_repartition": "true",
     "datafusion.optimizer.prefer_existing_sort": "false",
     "datafusion.optimizer.enable_piecewise_merge_join": "false",
+    "datafusion.optimizer.hash_join_single_partition_threshold": "1048576",
+    "datafusion.optimizer.hash_join_single_partition_threshold_rows": "131072",
 }
-"""The engine's own values of `functions.stages.DISTRIBUTED_OPTIONS`; a test holds them to it."""
+"""The engine's own values of what `functions.stages` sets for plans that are cut; a test holds them to it."""
 READ_ONLY = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
 
 
@@ -105,7 +107,7 @@ class Session:
         self.context = SessionContext(_config(options), _runtime(options))
         self._buckets = BucketClients(self.context, options.s3, clock)
         self._functions: set[str] = set()
-        self._cut = False
+        self._options_now: Mapping[str, str] = _UNCUT
         self._partitions = self._partitions_now = options.target_partitions or os.cpu_count() or 1
         self._memory = SessionContext()
         """Only makes tables of batches: the other one's catalog is ours, and takes none."""
@@ -126,13 +128,15 @@ class Session:
         self._planner.shutdown(wait=False, cancel_futures=True)
 
     @contextmanager
-    def planning(self, names: Names, *, remote: bool = False, tasks: int = 0) -> Iterator[SessionContext]:
+    def planning(
+        self, names: Names, *, remote: bool = False, tasks: int = 0, broadcast_bytes: int | None = None
+    ) -> Iterator[SessionContext]:
         """Hold the session for one statement, whose names are ``names``; ``remote`` if it reads an object store,
-        ``tasks`` if its plan is to be cut into so many (`functions.stages`)."""
+        ``tasks`` if its plan is to be cut into so many, and ``broadcast_bytes`` as `functions.stages` has it."""
         with self._lock:
             own = REMOTE_PARTITIONS if remote and not self.options.target_partitions else 0
             self._set_partitions(tasks or own)
-            self._set_cut(bool(tasks))
+            self._set_cut(tasks, broadcast_bytes)
             self._provider.names = names
             try:
                 yield self.context
@@ -146,14 +150,18 @@ class Session:
             self.context.sql(f"SET datafusion.execution.target_partitions = {wanted}")
             self._partitions_now = wanted
 
-    def _set_cut(self, cut: bool) -> None:
-        """Set whether plans from now on are made to be cut."""
-        if cut != self._cut:
-            from functions.stages import DISTRIBUTED_OPTIONS
+    def _set_cut(self, tasks: int, broadcast_bytes: int | None) -> None:
+        """Set for how many tasks plans from now on are made to be cut; 0: for none."""
+        wanted: Mapping[str, str] = _UNCUT
+        if tasks:
+            from functions.stages import BROADCAST_BYTES, DISTRIBUTED_OPTIONS, broadcast_options
 
-            for name, value in DISTRIBUTED_OPTIONS.items():
-                self.context.sql(f"SET {name} = {value if cut else _UNCUT[name]}")
-            self._cut = cut
+            given = BROADCAST_BYTES if broadcast_bytes is None else broadcast_bytes
+            wanted = {**DISTRIBUTED_OPTIONS, **broadcast_options(tasks, given)}
+        for name, value in wanted.items():
+            if value != self._options_now[name]:
+                self.context.sql(f"SET {name} = {value}")
+        self._options_now = wanted
 
     def add_functions(self, words: frozenset[str]) -> None:
         """Make the functions of `functions.sql_functions` known that are among a statement's words."""

@@ -27,7 +27,8 @@ from functions.stage_seal import opened
 from functions.stage_weights import kind_of, scan_bytes
 from storage.errors import FirnlineError, UnsupportedError
 
-__all__ = ["DISTRIBUTED_OPTIONS", "Exchange", "Piece", "Read", "Stage", "Stages", "bind", "pages_of", "split"]
+__all__ = ["BROADCAST_BYTES", "DISTRIBUTED_OPTIONS", "Exchange", "Piece", "Read", "Stage", "Stages", "bind",
+           "broadcast_options", "pages_of", "split"]  # fmt: skip
 
 DISTRIBUTED_OPTIONS: Final[Mapping[str, str]] = {
     "datafusion.optimizer.enable_dynamic_filter_pushdown": "false",
@@ -41,7 +42,26 @@ Dynamic filters are shared by all partitions of one process. A round-robin repar
 Orders that are kept through repartitionings would ask of a leaf to merge.
 """
 
+BROADCAST_BYTES: Final = 128 << 20
+"""Of a join's smaller side, as the engine estimates it, times the tasks that would get a copy."""
+_BROADCAST_ROW_BYTES: Final = 16
+"""Of a row at least: hash tables cost more than narrow rows do."""
+_ENGINE_BROADCAST_BYTES: Final = 1 << 20
+
 _VOLATILE = re.compile(r"\b(random|uuid|gen_random_uuid)\(")
+
+
+def broadcast_options(n_tasks: int, bytes_max: int = BROADCAST_BYTES) -> Mapping[str, str]:
+    """Return how large a side of a join is collected, and so broadcast, rather than both sides hashed.
+
+    Copies cost their bytes once for each task, a hashed join those of both sides once; so few tasks broadcast more.
+    The engine's own limit of 1 MiB holds in any case, unless ``bytes_max`` is 0, which leaves no side broadcast.
+    """
+    size = max(bytes_max // max(n_tasks, 1), _ENGINE_BROADCAST_BYTES) if bytes_max else 0
+    return {
+        "datafusion.optimizer.hash_join_single_partition_threshold": str(size),
+        "datafusion.optimizer.hash_join_single_partition_threshold_rows": str(size // _BROADCAST_ROW_BYTES),
+    }
 
 
 def split(context: SessionContext, plan: ExecutionPlan) -> Stages:

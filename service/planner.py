@@ -396,7 +396,10 @@ class Planner:
         from functions.stages import split
 
         explained = self._parsed.explained
-        with self._session.planning(self._names(table), remote=remote, tasks=n_tasks) as context:
+        copied = self._tasks.broadcast_bytes
+        with self._session.planning(
+            self._names(table), remote=remote, tasks=n_tasks, broadcast_bytes=copied
+        ) as context:
             try:
                 frame = self._frame(context, " " * explained + self._text[explained:])
                 return split(context, frame.execution_plan())

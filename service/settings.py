@@ -61,6 +61,11 @@ class FunctionAccess:
     tasks_max : of a statement at once; 0: as many as the workers take
     max_usd : that a statement may be estimated to cost; 0: no limit
     lambda_endpoint : of AWS's Lambda; None: AWS's own
+    concurrency : tasks that the workers run at once; 0: as the platform says
+    memory_bytes : that a worker process of this machine may hold; 0: no limit
+    timeout_ms : of one task
+    ca_file : PEM file of the CA that signed an https worker's certificate; None: the system's
+    broadcast_bytes : of all copies of a join's smaller side (`functions.stages.broadcast_options`)
     """
 
     place: str = "inline"
@@ -68,6 +73,11 @@ class FunctionAccess:
     tasks_max: int = 0
     max_usd: float = 0.0
     lambda_endpoint: str | None = None
+    concurrency: int = 0
+    memory_bytes: int = 0
+    timeout_ms: int = 900_000
+    ca_file: str | None = None
+    broadcast_bytes: int = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)

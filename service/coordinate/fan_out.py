@@ -17,7 +17,7 @@ from functions.invoke import Invoker
 from functions.run_piece import run_piece
 from functions.run_task import Work
 from functions.session import Session
-from functions.stages import Stage, Stages, bind, pages_of
+from functions.stages import BROADCAST_BYTES, Stage, Stages, bind, pages_of
 from functions.tasks import Page, Reply, Task
 from service.coordinate.choose import TASK_OVERHEAD_S, Choice, choose
 from service.coordinate.run import StageRun
@@ -47,6 +47,8 @@ class FanOutOptions:
 
     place : the text of ``FIRN_FUNCTIONS``; ``inline`` gives tasks only to statements that ask for them
     max_usd : that a statement may be estimated to cost; 0: no limit
+    broadcast_bytes : of all copies of a join's smaller side (`functions.stages.broadcast_options`)
+    task_timeout_ms : of one task, where the platform allows as much
     """
 
     place: str
@@ -55,6 +57,8 @@ class FanOutOptions:
     max_usd: float = 0.0
     n_cores: int = 1
     prices: Prices = field(default_factory=Prices)
+    broadcast_bytes: int = BROADCAST_BYTES
+    task_timeout_ms: int = 900_000
 
 
 class FanOut:
@@ -90,7 +94,8 @@ class FanOut:
         found = estimate(choice.n_tasks, scan_bytes, n_files, options.prices, overhead_s=TASK_OVERHEAD_S)
         for most in (options.max_usd, statement.limits.cost_usd_max) if checked else ():
             check_cost(found, most)
-        return Tasks(choice.n_tasks, choice.reason, found, forced=statement.functions == "fan-out")
+        forced = statement.functions == "fan-out"
+        return Tasks(choice.n_tasks, choice.reason, found, forced, options.broadcast_bytes)
 
     async def invoker(self) -> Invoker:
         """Return where tasks run. Raises what opening it raises."""
@@ -145,6 +150,7 @@ class FanOut:
             deadline_ms=deadline_ms,
             tasks_max=min(limits, default=0),
             memory_bytes=statement.limits.memory_bytes,
+            task_timeout_ms=self._options.task_timeout_ms,
         )
 
     async def _local(self, task: Task) -> Reply:

@@ -39,7 +39,8 @@ def open_fan_out(settings: EngineSettings, session: Session, stores: Stores, clo
     secret = (access.secret or clock.new_id()).encode()
     n_cores = settings.target_partitions or len(os.sched_getaffinity(0))
     options = FanOutOptions(
-        place, secret, access.tasks_max, access.max_usd, n_cores, prices_of(settings.s3.region)
+        place, secret, access.tasks_max, access.max_usd, n_cores, prices_of(settings.s3.region),
+        broadcast_bytes=access.broadcast_bytes, task_timeout_ms=access.timeout_ms,
     )  # fmt: skip
     return FanOut(options, partial(_open, settings, secret, stores, clock), session, stores, clock, settings.lake)
 
@@ -60,6 +61,7 @@ async def _open(settings: EngineSettings, secret: bytes, stores: Stores, clock: 
         s3=settings.s3,
     )
     options = InvokerOptions(
-        stores=stores, lake=settings.lake, endpoint=access.lambda_endpoint, region=settings.s3.region
-    )
+        concurrency=access.concurrency, memory_bytes=access.memory_bytes, stores=stores, lake=settings.lake,
+        endpoint=access.lambda_endpoint, region=settings.s3.region, ca_file=access.ca_file,
+    )  # fmt: skip
     return await open_invoker(access.place, partial(open_task_runner, worker), clock, options)

@@ -202,8 +202,9 @@ class StageRun:
 
     def _timeout_ms(self) -> int:
         left_ms = self._left_ms()
-        most = self._invoker.limits.timeout_ms or self._terms.task_timeout_ms
-        return most if left_ms is None else max(1, min(most, left_ms))
+        allowed = (self._invoker.limits.timeout_ms, self._terms.task_timeout_ms)
+        most = min((each for each in allowed if each), default=0)
+        return most if left_ms is None else max(1, min(most or left_ms, left_ms))
 
     def _left_ms(self) -> int | None:
         return self._terms.deadline_ms - self._clock.now_ms() if self._terms.deadline_ms else None

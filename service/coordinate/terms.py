@@ -18,6 +18,7 @@ class Terms:
     tasks_max : at once; 0: as many as the invoker takes
     attempts_max : of a task, before its statement fails; those that were throttled do not count
     throttles_max : of a task in a row
+    task_timeout_ms : of one attempt, where the platform allows as much; 0: as the platform says
     hedge_factor, hedge_after_s : a task is a straggler past both ``hedge_factor`` times its stage's 95th percentile
         and ``hedge_after_s``; a factor of 0: never
     hedge_share : copies, as a share of the stage's tasks; one is always allowed

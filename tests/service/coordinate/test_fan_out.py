@@ -12,7 +12,7 @@ import pytest
 
 from functions.invoke import InvokerLimits
 from functions.session import _UNCUT
-from functions.stages import DISTRIBUTED_OPTIONS
+from functions.stages import DISTRIBUTED_OPTIONS, broadcast_options
 from service.coordinate.tasks import SHUFFLED_TASKS_MAX, Tasks
 from service.executor import InlineExecutor
 from service.settings import FunctionAccess
@@ -189,5 +189,29 @@ def test_the_engines_own_values_are_those_that_it_has() -> None:
     from datafusion import SessionConfig, SessionContext
 
     context = SessionContext(SessionConfig().with_information_schema(True))
-    values = {name: context.sql(f"SHOW {name}").to_pylist()[0]["value"] for name in DISTRIBUTED_OPTIONS}
+    names = {**DISTRIBUTED_OPTIONS, **broadcast_options(2)}
+    values = {name: context.sql(f"SHOW {name}").to_pylist()[0]["value"] for name in names}
     assert values == _UNCUT
+
+
+@pytest.mark.parametrize(("broadcast_bytes", "exchange"), [(128 << 20, "broadcast"), (0, "hash into 2")])
+async def test_the_smaller_side_of_a_join_is_copied_up_to_a_number_of_bytes_and_explain_says_so(
+    tmp_path: Path, broadcast_bytes: int, exchange: str
+) -> None:
+    access = FunctionAccess(place="inline", broadcast_bytes=broadcast_bytes)
+    async with open_lake(tmp_path, functions=access) as lake:
+        await _filled(lake)
+        chance = np.random.default_rng(5)
+        wide = pa.table({"k": np.arange(60_000), "w": [chance.bytes(60).hex() for _ in range(60_000)]})
+        for number in range(2):
+            lake.write(f"wide/{number}.parquet", wide.slice(number * 30_000, 30_000))
+        await lake.table(f"CREATE EXTERNAL TABLE wide STORED AS parquet LOCATION '{lake.folder}/wide'")
+        sql = "SELECT max(w), sum(v) FROM t JOIN wide USING (k)"
+        explained, _ = await ask(lake, f"EXPLAIN {sql}")
+        plans = dict(zip(*explained.to_pydict().values(), strict=True))
+        scans = [line for line in plans["tasks"].splitlines() if ": scan" in line]
+        assert scans
+        assert all(line.endswith(exchange) for line in scans), plans["tasks"]
+        wanted, _ = await ask(lake, sql, functions="inline")
+        got, _ = await ask(lake, sql)
+        assert_same(got, wanted)
