@@ -41,6 +41,26 @@ test: setup ## Run the tests that need no server of Debian's
 e2e: setup etcd ## Run the tests against a real etcd (installed with apt-get, as root) and a real S3 API
 	$(RUN) pytest -q -m e2e
 
+# A stack keeps all it has in STACK; two of them run side by side.
+STACK ?= build/stack
+
+.PHONY: up
+up: setup ## Start etcd, an S3 API, the log, workers and the endpoint on this machine; S3=moto, WORKERS=2, PORT=…
+	$(RUN) python localstack/stack.py --folder $(STACK) up $(if $(S3),--s3 $(S3)) $(if $(WORKERS),--workers $(WORKERS)) \
+	  $(if $(FUNCTIONS),--functions $(FUNCTIONS)) $(if $(PORT),--port $(PORT))
+
+.PHONY: down
+down: setup ## End what `make up` started, and keep its data; DATA=delete does not
+	$(RUN) python localstack/stack.py --folder $(STACK) down $(if $(DATA),--data $(DATA))
+
+.PHONY: status
+status: setup ## Say which parts of the stack run
+	@$(RUN) python localstack/stack.py --folder $(STACK) status
+
+.PHONY: logs
+logs: setup ## Show what the stack's parts said last; PART=endpoint, LINES=20
+	@$(RUN) python localstack/stack.py --folder $(STACK) logs $(PART) $(if $(LINES),--lines $(LINES))
+
 .PHONY: etcd
 etcd:
 	@command -v etcd >/dev/null || { echo "installing etcd-server with apt-get"; apt-get update -qq && \
