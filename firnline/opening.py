@@ -37,6 +37,7 @@ def engine_settings(lake: str, settings: Settings) -> EngineSettings:
         spill_dir=settings.spill_dir,
         target_partitions=settings.target_partitions,
         compact=settings.compact,
+        traces=settings.traces,
         s3=settings.s3_options(),
         log=log_access(settings),
         functions=FunctionAccess(

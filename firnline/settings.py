@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AWS_VARIABLES",
     "IGNORED",
+    "OTEL_VARIABLES",
     "Settings",
     "Variable",
     "environment",
@@ -39,6 +40,18 @@ AWS_VARIABLES: dict[str, str] = {
     "AWS_SECRET_ACCESS_KEY": "The secret of `AWS_ACCESS_KEY_ID`.",
     "AWS_SESSION_TOKEN": "The session token of temporary credentials.",
 }
+OTEL_VARIABLES: dict[str, str] = {
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "Where spans go: the base URL of a collector, over OTLP/HTTP; unset: no traces.",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "The same, as the whole URL for spans; it wins.",
+    "OTEL_EXPORTER_OTLP_HEADERS": "Headers for the collector, such as its token.",
+    "OTEL_TRACES_SAMPLER": "Which traces are recorded, such as `parentbased_traceidratio`.",
+    "OTEL_TRACES_SAMPLER_ARG": "The sampler's argument, such as `0.01`.",
+    "OTEL_SERVICE_NAME": "The service that spans name; default: `firnline`.",
+    "OTEL_RESOURCE_ATTRIBUTES": "What else spans say of where they come from.",
+    "OTEL_TRACES_EXPORTER": "`none` sends nothing, `otlp` is the default.",
+    "OTEL_SDK_DISABLED": "`true` sends nothing.",
+}
+"""OpenTelemetry's SDK reads these and its others by itself; `Settings.traces` tells whether to start it."""
 IGNORED = frozenset({"FIRN_GOLDEN"})
 """Names that belong to the test suite and the build."""
 
@@ -258,6 +271,10 @@ class Settings:
     max_cost: float = _from(
         "FIRN_MAX_COST", parse_usd, 0.0, "Most that a statement may be estimated to cost, in USD; 0: no limit."
     )
+    log_sql: bool = _from(
+        "FIRN_LOG_SQL", parse_flag, False,
+        "Put the text of statements into a server's log, with whatever data stands in it; never their parameters.",
+    )  # fmt: skip
     history: str | None = _from(
         "FIRN_HISTORY", str, None, "The shell's history file; default: `~/.local/state/firnline/history`; empty: none."
     )
@@ -265,6 +282,16 @@ class Settings:
     no_color: bool = _from("NO_COLOR", bool, False, "Any value: no colours in the terminal (no-color.org).")
     aws: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The AWS variables that are set, by name."""
+    otel: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Those of `OTEL_VARIABLES` that are set, by name."""
+
+    @property
+    def traces(self) -> bool:
+        """Whether spans have somewhere to go."""
+        told = self.otel
+        if told.get("OTEL_SDK_DISABLED", "").lower() == "true" or told.get("OTEL_TRACES_EXPORTER", "") == "none":
+            return False
+        return "OTEL_EXPORTER_OTLP_ENDPOINT" in told or "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in told
 
     def s3_options(self) -> S3Options:
         """Return how to reach S3. Raises `InvalidError` for a plain http endpoint beyond loopback."""
@@ -310,7 +337,8 @@ def read(environ: Mapping[str, str]) -> Settings:
         if name in environ and (environ[name] or name == "FIRN_HISTORY")
     }
     aws = {name: environ[name] for name in AWS_VARIABLES if environ.get(name)}
-    return Settings(**values, aws=aws)
+    otel = {name: environ[name] for name in OTEL_VARIABLES if environ.get(name)}
+    return Settings(**values, aws=aws, otel=otel)
 
 
 def _parse(variable: Variable, text: str) -> Any:

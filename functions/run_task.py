@@ -27,7 +27,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from functions import tracing
 from functions.errors import is_panic, translate
+from functions.log_context import logged_as
 from functions.session import Session, SessionOptions
 from functions.tasks import Page, Reply, Task, TaskKind, decode_task, encode_reply
 from storage.clock import Clock
@@ -116,6 +118,21 @@ class TaskRunner:
         task = decode_task(message, self._secret, self._clock.now_ms())
         if self._inline_bytes_max:
             task = replace(task, inline_bytes_max=min(task.inline_bytes_max, self._inline_bytes_max))
+        about: tracing.Attributes = {
+            "firnline.statement_id": task.statement_id, "firnline.task_id": task.id, "firnline.task_kind": task.kind,
+            "firnline.attempt": task.attempt,
+        }  # fmt: skip
+        with (
+            logged_as(statement_id=task.statement_id, task_id=task.id),
+            tracing.span(f"run {task.kind}", about, parent=task.traceparent, kind="server") as span,
+        ):
+            reply = await self._reply(task, until_ms, started)
+            span.set({f"firnline.{name}": value for name, value in reply.usage.items()})
+            if reply.error is not None:
+                span.failed(str(reply.error.get("error")))
+        return encode_reply(reply, self._secret)
+
+    async def _reply(self, task: Task, until_ms: int, started: float) -> Reply:
         cold, self.n_tasks = not self.n_tasks, self.n_tasks + 1
         stores = self.stores.scoped()
         share = self._shares.begin()
@@ -149,7 +166,7 @@ class TaskRunner:
         )
         if self._observe is not None:
             self._observe(task, reply)
-        return encode_reply(reply, self._secret)
+        return reply
 
     @property
     def n_running(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from functions import tracing
 from functions.run_task import TaskRunner
 from functions.session import SessionOptions
 from functions.tasks import Reply, Task
@@ -29,6 +30,7 @@ class TaskWorkerSettings:
     memory_bytes : of the engine; 0: unbounded
     spill_dir : where sorts and aggregates spill; None: the system's temporary folder
     target_partitions : threads of one plan made here; 0: one per core
+    traces : record spans (`functions.tracing`)
     """
 
     lake: str
@@ -38,6 +40,7 @@ class TaskWorkerSettings:
     spill_dir: str | None = None
     target_partitions: int = 0
     s3: S3Options = field(default_factory=S3Options)
+    traces: bool = False
 
     def policy(self) -> AccessPolicy:
         """Return what tasks may reach."""
@@ -56,6 +59,7 @@ def settings_of(settings: Any) -> TaskWorkerSettings:
         spill_dir=settings.spill_dir,
         target_partitions=settings.target_partitions,
         s3=settings.s3_options(),
+        traces=settings.traces,
     )
 
 
@@ -74,6 +78,8 @@ async def open_task_runner(
     """
     if not settings.secret:
         raise InvalidError("a worker runs signed tasks only, and there is no secret; set FIRN_TASK_SECRET")
+    if settings.traces:
+        tracing.start("worker")
     clock = clock or SystemClock()
     stores = Stores(partial(open_blobs, s3=settings.s3, clock=clock), settings.policy())
     options = SessionOptions(settings.memory_bytes, settings.spill_dir, settings.target_partitions, settings.s3)

@@ -18,6 +18,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from catalog.kv import KV
+from functions import tracing
+from functions.log_context import logged_as
 from service.auth import Auth, VerifyToken
 from service.executor import Executor
 from service.iceberg_rest.catalog import IcebergCatalog
@@ -34,6 +36,7 @@ from service.log.open import LakeLogs
 from service.metrics import Metrics
 from service.openapi import describe
 from service.problems import PROBLEM_TYPE, problem_of, send_json, send_problem
+from service.request_span import answered, request_span
 from service.requests import header
 from service.routes import Call, CatalogView, Handler, Service, routes
 from service.statement import Limits
@@ -192,13 +195,19 @@ class _Edge:
         self._count += 1
         request_id = given if given and _REQUEST_ID.fullmatch(given) else f"{self._prefix}{self._count:012x}"
         scope["firnline.request_id"] = request_id
+        with logged_as(request_id=request_id), request_span(scope) as span:
+            await self._run(scope, receive, send, span)
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send, span: tracing.Span) -> None:
+        request_id = scope["firnline.request_id"]
         started = False
 
         async def labelled(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                headers = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = headers + answered(scope, span, message["status"])
             await send(message)
 
         try:

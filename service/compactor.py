@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from catalog.tables import Tables
+from functions import tracing
 from functions.index.keep import indexes_due
 from service.compaction import Compaction, CompactionSettings, PassReport, due_shards, indexing_of, watch
 from service.components import access_policy, open_catalog
@@ -171,7 +172,10 @@ def main(arguments: list[str]) -> None:
     configure_logs("info")
     (length,) = _LENGTH.unpack(_exactly(_LENGTH.size))
     settings, compaction = pickle.loads(_exactly(length))
+    if settings.traces:
+        tracing.start("compactor")
     asyncio.run(_main(settings, compaction))
+    tracing.flush()
 
 
 def _exactly(n: int) -> bytes:

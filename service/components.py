@@ -9,6 +9,7 @@ from pathlib import Path
 
 from catalog.kv import KV
 from catalog.kv.open import open_kv
+from functions import tracing
 from functions.session import Session, SessionOptions
 from service.coordinate.open import open_fan_out
 from service.engine import Engine
@@ -29,6 +30,8 @@ CATALOG_BLOB = "_firnline/catalog.json"
 @asynccontextmanager
 async def open_engine(settings: EngineSettings, clock: Clock | None = None) -> AsyncIterator[Engine]:
     """Open an engine on a lake. Raises `NotFoundError` if the lake is missing and may not be created."""
+    if settings.traces:
+        tracing.start("engine")
     clock = clock or SystemClock()
     stores = Stores(partial(open_blobs, s3=settings.s3, clock=clock), access_policy(settings))
     options = SessionOptions(settings.memory_bytes, settings.spill_dir, settings.target_partitions, settings.s3)

@@ -18,6 +18,7 @@ import pyarrow as pa
 from catalog.indexes import Indexes
 from catalog.kv import KV
 from catalog.tables import Tables
+from functions import tracing
 from functions.adaptive import LateMaterialization
 from functions.errors import is_panic, translate
 from functions.execute import metrics_of, stream
@@ -34,6 +35,7 @@ from service.query import Query
 from service.reading import Reading
 from service.snapshots import SnapshotCache
 from service.statement import Receipt, Result, Statement
+from service.traced import traced
 from storage.clock import Clock
 from storage.errors import FirnlineError, ForbiddenError, NotFoundError
 from storage.log.access import Logs
@@ -71,6 +73,14 @@ class Engine:
 
     async def run(self, statement: Statement) -> Result:
         """Plan and start the statement (see `service.statement.Runner`)."""
+        span = tracing.begin(
+            "statement", {"firnline.statement_id": statement.statement_id}, parent=statement.traceparent or None
+        )
+        with tracing.within(span):
+            result = await self._run(replace(statement, traceparent=span.traceparent))
+        return traced(result, span) if span.recorded else result
+
+    async def _run(self, statement: Statement) -> Result:
         started = time.perf_counter(), time.process_time()
         receipt = Receipt(statement_id=statement.statement_id)
         stores = self.stores.scoped()
@@ -80,7 +90,8 @@ class Engine:
             rows = await run_lookup(self, self._reading, self._loading(stores, receipt), statement, receipt)
             assert rows is not None
             return self._result(rows, receipt, stores, started)
-        parsed = parse(statement.sql, statement.params)
+        with tracing.span("parse"):
+            parsed = parse(statement.sql, statement.params)
         if parsed.kind == "command":
             text = await run_command(parsed, statement.role, self.tables, stores, self._snapshots, self.clock)
             return self._result(pa.table({"status": [text]}), receipt, stores, started)
@@ -97,6 +108,15 @@ class Engine:
 
     async def point(self, statement: Statement) -> Result | None:
         """Return the answer of a statement that takes a few ranged reads; None if it takes the planner."""
+        span = tracing.begin(
+            "statement", {"firnline.statement_id": statement.statement_id}, parent=statement.traceparent or None
+        )
+        with tracing.within(span):
+            result = await self._point(statement)
+        # A span that is not ended is never sent: others will answer.
+        return traced(result, span) if result is not None and span.recorded else result
+
+    async def _point(self, statement: Statement) -> Result | None:
         started = time.perf_counter(), time.process_time()
         receipt = Receipt(statement_id=statement.statement_id)
         stores = self.stores.scoped()

@@ -18,8 +18,10 @@ import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from functions import tracing
 from functions.child import serve_parent
 from functions.frames import Frames, Kind
+from functions.log_context import logged_as
 from service.encode import Chunk, encode
 from service.executor import describe_crash
 from service.found import members
@@ -36,6 +38,8 @@ ANSWER_BYTES_MAX = 4 << 20
 NUMBER = struct.Struct("<Q")
 ANSWER = struct.Struct("<II")
 """Lengths of an answer's schema and receipt, which come before its bytes."""
+
+_FLUSH_S = 0.5
 
 Point = Callable[[Statement], Awaitable[Result | None]]
 
@@ -61,7 +65,8 @@ class _LookupWorker:
     async def _answer(self, number: int, statement: Statement, form: Format) -> None:
         head = NUMBER.pack(number)
         try:
-            parts = await self._run(statement, form)
+            with logged_as(statement_id=statement.statement_id), tracing.within(tracing.named(statement.traceparent)):
+                parts = await self._run(statement, form)
             kind, payload = (Kind.CHUNK, b"".join((head, *parts))) if parts else (Kind.ELSEWHERE, head)
         except BaseException as error:  # a panic of the engine is a BaseException
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -114,6 +119,7 @@ async def _main(end: socket.socket) -> None:
         async with open_runner() as runner:
             await frames.send(Kind.READY)
             await _LookupWorker(frames, getattr(runner, "point", None)).serve()
+            tracing.flush(_FLUSH_S)
             os._exit(0)  # the server is gone or wants us gone
     except FirnlineError as error:
         await frames.send(Kind.ERROR, json.dumps(error.to_wire(), default=str).encode())

@@ -14,6 +14,7 @@ from datafusion import DataFrame, ExecutionPlan, LogicalPlan, SessionContext
 from datafusion.catalog import Table
 
 from catalog.tables import DEFAULT_NAMESPACE, TableEntry
+from functions import tracing
 from functions.errors import is_panic, translate
 from functions.predicate import TableFilter
 from functions.predicate import scans as scans_of
@@ -97,7 +98,8 @@ class Planner:
         for name, rows in self._rows.items():
             batches = rows.to_batches() or [pa.RecordBatch.from_pylist([], schema=rows.schema)]
             self._given[name] = await self._session.in_planner(self._session.memory_table, batches)
-        await self._load_tables()
+        with tracing.span("load"):
+            await self._load_tables()
         if self._functions:
             await asyncio.to_thread(self._session.add_functions, self._functions)
         if self._only_describes:
@@ -105,7 +107,8 @@ class Planner:
         await self._keep_exact()
         lists_catalog = "information_schema" in self._parsed.words
         if lists_catalog or self._may_prune() or self._may_look_up():
-            wanted = await self._session.in_planner(self._wanted_files)
+            with tracing.span("prune"):
+                wanted = await self._session.in_planner(self._wanted_files)
         else:
             wanted = {name: np.ones(len(self._snapshot(name).files), dtype=bool) for name in self._tables}
         meant = {name: self._loaded(name) for name in wanted}
@@ -116,7 +119,8 @@ class Planner:
             checked = not self._only_explains
             self._tasks = await self._fan_out.choose(self._statement, self._scan_bytes, n_files, checked=checked)
         finish = self._collect_catalog if lists_catalog else self._physical
-        planned = await self._session.in_planner(finish, scans)
+        with tracing.span("plan"):
+            planned = await self._session.in_planner(finish, scans)
         self._count(planned.scans)
         check_forced(self._statement.route, planned.scans)
         return planned

@@ -16,6 +16,7 @@ import pyarrow as pa
 from starlette.types import Receive, Scope, Send
 
 from catalog.kv import KV
+from functions import tracing
 from service.answer import answer
 from service.auth import Auth, Caller
 from service.encode import CONTENT_TYPES, FORMATS, Chunk, encode
@@ -122,6 +123,7 @@ class _Routes:
             route=asked.route,
             functions=asked.functions,
             max_tasks=asked.max_tasks or 0,
+            traceparent=tracing.current().traceparent,
         )
         request_id = call.scope["firnline.request_id"]
         if asked.mode == "async" and service.jobs is None:
@@ -155,6 +157,7 @@ class _Routes:
             limits=asked.limits(service.limits),
             route=asked.route,
             lookup=KeyLookup(_table_name(call.scope), asked.keys, asked.by, asked.columns),
+            traceparent=tracing.current().traceparent,
         )
         entry = service.journal.begin(
             statement_id, call.scope["firnline.request_id"], caller.owner, mode="sync", form=form

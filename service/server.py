@@ -15,6 +15,7 @@ from ipaddress import ip_address
 import uvloop
 
 from catalog.kv import KV
+from functions import tracing
 from functions.process_memory import machine_memory_bytes
 from functions.worker_pool import WorkerSettings
 from service.app import AppComponents, AppSettings, create_app
@@ -72,7 +73,10 @@ def serve(settings: ServeSettings) -> None:
     cannot be bound, and what opening the lake raises.
     """
     configure_logs(settings.log_level)
+    if settings.engine.traces:
+        tracing.start("serve")
     uvloop.run(_serve(settings))
+    tracing.flush()
 
 
 async def _serve(settings: ServeSettings) -> None:

@@ -93,6 +93,7 @@ class EngineSettings:
     target_partitions : concurrent streams of one plan; 0: one per core
     create : make the lake's folder when it is missing
     compact : fold the logs in the background of this process (`service.compaction.background`)
+    traces : record spans (`functions.tracing`); a process whose settings say so begins with it
     """
 
     lake: str = "./lake"
@@ -104,6 +105,7 @@ class EngineSettings:
     target_partitions: int = 0
     create: bool = True
     compact: bool = False
+    traces: bool = False
     s3: S3Options = field(default_factory=S3Options)
     etcd: EtcdAccess = field(default_factory=EtcdAccess)
     log: LogAccess = field(default_factory=LogAccess)

@@ -55,6 +55,7 @@ class Statement:
     params : a sequence for ``$1, $2, …``, a mapping for ``:name`` (or ``$name``), or None
     idempotency_key : of a statement that writes: it takes effect once, however often it is sent with this key
     max_tasks : at once; 0: as many as the workers take
+    traceparent : W3C trace context that its work belongs to, "" for none
     """
 
     sql: str
@@ -67,6 +68,7 @@ class Statement:
     lookup: KeyLookup | None = None
     functions: Functions = "auto"
     max_tasks: int = 0
+    traceparent: str = ""
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ import uvicorn
 import uvloop
 from starlette.types import Message, Receive, Scope, Send
 
+from functions import tracing
 from functions.run_task import TaskRunner
 from functions.signed import MESSAGE_BYTES_MAX
 from functions.task_worker import TaskWorkerSettings, open_task_runner
@@ -82,7 +83,10 @@ def serve_tasks(settings: TaskServerSettings) -> int | None:
     Raises `InvalidError` without a secret, and for an address that cannot be had.
     """
     configure_logs(settings.log_level)
-    return uvloop.run(_serve(settings))
+    try:
+        return uvloop.run(_serve(settings))
+    finally:
+        tracing.flush()
 
 
 def start_anew(listener: int, arguments: Sequence[str]) -> None:

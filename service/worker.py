@@ -23,8 +23,10 @@ from io import BytesIO
 
 import pyarrow as pa
 
+from functions import tracing
 from functions.child import serve_parent
 from functions.frames import Frames, Kind
+from functions.log_context import logged_as
 from functions.process_memory import rss_bytes
 from service.encode import Chunk, encode
 from service.executor import describe_crash
@@ -41,6 +43,7 @@ OpenRunner = Callable[[], AbstractAsyncContextManager[Runner]]
 _TRIM_BYTES = 256 << 20
 _TRIM_DELAY_S = 0.05
 _PAGE_BYTES = 16 << 20
+_FLUSH_S = 0.5
 
 
 class _Worker:
@@ -70,8 +73,9 @@ class _Worker:
 
     async def _answer(self, statement: Statement, form: Format | None) -> None:
         try:
-            result = await self._runner.run(statement)
-            receipt = await self._stream(statement, form, result)
+            with logged_as(statement_id=statement.statement_id), tracing.within(tracing.named(statement.traceparent)):
+                result = await self._runner.run(statement)
+                receipt = await self._stream(statement, form, result)
         except asyncio.CancelledError:
             await self._fail(CancelledError("the statement was cancelled"), broken=False)
         except BaseException as error:  # a panic of the engine is a BaseException
@@ -103,10 +107,14 @@ class _Worker:
         id_ = statement.statement_id
         encoded = _pages(limited) if form is None else encode(form, limited, statement_id=id_, extra=extra)
         chunks = limit_bytes(encoded, statement.limits)
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                await self._frames.send(Kind.CHUNK, chunk)
-                await asyncio.sleep(0)  # let a cancellation in
+        n_bytes = 0
+        with tracing.span("encode", {"firnline.format": form or "pages"}) as span:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    await self._frames.send(Kind.CHUNK, chunk)
+                    n_bytes += len(chunk)
+                    await asyncio.sleep(0)  # let a cancellation in
+            span.set({"firnline.result_bytes": n_bytes})
         return result.receipt.to_dict()
 
     async def _fail(self, error: BaseException, *, broken: bool) -> None:
@@ -152,6 +160,7 @@ async def _main(end: socket.socket) -> None:
         async with open_runner() as runner:
             await frames.send(Kind.READY)
             await _Worker(frames, runner).serve()
+            tracing.flush(_FLUSH_S)
             os._exit(0)  # the server is gone or wants us gone: a query that still runs must not keep us
     except FirnlineError as error:
         await frames.send(Kind.ERROR, json.dumps(error.to_wire(), default=str).encode())

@@ -17,6 +17,7 @@ import socket
 import sys
 import traceback
 
+from functions import tracing
 from functions.child import serve_parent
 from functions.frames import Chunk, Frames, Kind
 from functions.invoke.worker import OpenTasks, RunsTasks
@@ -25,6 +26,7 @@ from storage.errors import CancelledError, FirnlineError, InternalError
 __all__ = ["BROKEN", "main"]
 
 BROKEN = b"broken"
+_FLUSH_S = 0.5
 
 
 async def _serve(frames: Frames, runner: RunsTasks) -> None:
@@ -67,6 +69,7 @@ async def _main(end: socket.socket) -> None:
         async with open_tasks() as runner:
             await frames.send(Kind.READY)
             await _serve(frames, runner)
+            tracing.flush(_FLUSH_S)
             os._exit(0)  # whoever waited is gone: what still runs in the engine's threads must not keep us
     except FirnlineError as error:
         await _fail(frames, error, broken=True)

@@ -151,6 +151,7 @@ class FanOut:
             tasks_max=min(limits, default=0),
             memory_bytes=statement.limits.memory_bytes,
             task_timeout_ms=self._options.task_timeout_ms,
+            traceparent=statement.traceparent,
         )
 
     async def _local(self, task: Task) -> Reply:

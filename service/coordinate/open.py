@@ -59,6 +59,7 @@ async def _open(settings: EngineSettings, secret: bytes, stores: Stores, clock: 
         spill_dir=settings.spill_dir,
         target_partitions=settings.target_partitions,
         s3=settings.s3,
+        traces=settings.traces,
     )
     options = InvokerOptions(
         concurrency=access.concurrency, memory_bytes=access.memory_bytes, stores=stores, lake=settings.lake,

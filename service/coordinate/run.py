@@ -6,7 +6,7 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from functions.invoke import Invoker
 from functions.stages import Stage
@@ -15,6 +15,7 @@ from service.coordinate.board import Board, Key
 from service.coordinate.pace import Pace
 from service.coordinate.stragglers import Stragglers
 from service.coordinate.terms import Tally, Terms
+from service.coordinate.traced import StageSpans
 from service.coordinate.verdict import page_of, verdict
 from storage.clock import Clock
 from storage.errors import (
@@ -88,6 +89,7 @@ class StageRun:
         self._ended: asyncio.Queue[_Attempt] = asyncio.Queue()
         self._running: set[_Attempt] = set()
         self._stragglers = Stragglers(terms)
+        self._spans = StageSpans(terms.traceparent)
         self._n_later = 0
         self._looked_s = 0.0
         self._dropped: list[asyncio.Task[None]] = []
@@ -107,6 +109,7 @@ class StageRun:
                     self._settle(attempt)
         finally:
             await self._stop([*self._running])
+            self._spans.close()
 
     def lost(self, error: FirnlineError) -> bool:
         """Take a page as lost that ``error`` names: the task that wrote it has to run again. False if none did."""
@@ -179,13 +182,15 @@ class StageRun:
         attempt.work = asyncio.create_task(self._attempt(attempt))
 
     async def _attempt(self, attempt: _Attempt) -> None:
+        span = None
         try:
             task = attempt.task = self.board.task(attempt.job.key, attempt.number, self._terms)
             if self._local is not None and self.board.stage(attempt.job.key).local:
                 attempt.reply = await self._local(task)
                 self._ended.put_nowait(attempt)
                 return
-            message = encode_task(task, self._terms.secret)
+            span = self._spans.attempt(task, self.board.stage(attempt.job.key).n_partitions, hedge=attempt.hedge)
+            message = encode_task(replace(task, traceparent=span.traceparent), self._terms.secret)
             self._tally.bytes_moved += len(message)
             data = await self._invoker.invoke(message, timeout_ms=self._timeout_ms())
             self._tally.bytes_moved += len(data)
@@ -194,10 +199,12 @@ class StageRun:
             except CorruptError:
                 attempt.of_reply = True
                 raise
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            self._spans.ended(span, None, error)
             raise
         except Exception as error:  # noqa: BLE001 - the loop settles it
             attempt.error = error
+        self._spans.ended(span, attempt.reply, attempt.error)
         self._ended.put_nowait(attempt)
 
     def _timeout_ms(self) -> int:

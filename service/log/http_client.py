@@ -54,11 +54,14 @@ class HttpClient:
         self._clock = clock
         self._idle: list[_Connection] = []
 
-    async def request(self, method: str, path: str, body: bytes = b"", *, secret: str, timeout_s: float) -> HttpAnswer:
+    async def request(
+        self, method: str, path: str, body: bytes = b"", *, secret: str, timeout_s: float, traceparent: str = ""
+    ) -> HttpAnswer:
         """Send a request and return the answer. Raises what the module says."""
+        trace = f"traceparent: {traceparent}\r\n" if traceparent else ""
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: {self._authority}\r\nAuthorization: Bearer {secret}\r\n"
-            f"Content-Type: application/octet-stream\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"{trace}Content-Type: application/octet-stream\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode("latin-1")
         connection = self._kept() or await self._connect()
         try:

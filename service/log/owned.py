@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from catalog.log_lease import LogLease
+from functions import tracing
+from service.log.append_steps import AppendSteps
 from service.log.observe import LogObserver
 from service.log.place import LogPlace
 from service.log.touched import KeySet, TouchedKeys
@@ -111,7 +113,10 @@ class OwnedLog:
         outcome = "abandoned"
         self.n_appending += 1
         try:
-            receipt = await self._append(records, encoded, ack, touched)
+            about = {"firnline.shard": self._shard, "firnline.records": len(records)}
+            with tracing.span("log append", about) as span:
+                receipt = await self._append(records, encoded, ack, touched)
+                span.set({"firnline.ack": receipt.ack.value, "firnline.position": receipt.position.sequence})
             outcome = "acknowledged"
             return receipt
         except FirnlineError as error:
@@ -125,10 +130,12 @@ class OwnedLog:
         self, records: Sequence[Record], encoded: list[bytes] | None, ack: AckMode | None, touched: Touched | None
     ) -> Receipt:
         self._check()
+        steps = AppendSteps()
         keys = await _key_set(records, touched)
         since = touched.since if touched is not None else None
 
         def admit(waiting: Waiting) -> None:
+            steps.watch(waiting)
             if keys is None:
                 return
             if since is not None:
@@ -136,8 +143,9 @@ class OwnedLog:
             self._touched.add(records[0].table_id, keys, waiting)
 
         mode = ack or self._rules.ack
-        done = await self.writer.append_unconfirmed(records, ack=mode, encoded=encoded, admit=admit)
-        return await asyncio.shield(done)
+        with steps:
+            done = await self.writer.append_unconfirmed(records, ack=mode, encoded=encoded, admit=admit)
+            return await asyncio.shield(done)
 
     async def find(self, table_id: str, idempotency_key: str) -> Receipt | None:
         """See `storage.log.access.Log.find`."""

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from urllib.parse import quote
 
+from functions import tracing
 from service.log.http_client import HttpClient
 from service.log.owned import EntryRange, decode_range
 from service.log.wire import decode_range as range_of
@@ -96,7 +97,10 @@ class RemoteLog:
             raise UnavailableError(error.message, **error.facts) from error
 
     async def _ask(self, method: str, path: str, body: bytes = b"", *, timeout_s: float) -> bytes:
-        answer = await self._client.request(method, self._path + path, body, secret=self._secret, timeout_s=timeout_s)
+        with tracing.span(f"ask the log {path.partition('?')[0]}", {"server.address": self.url}, kind="client") as span:
+            answer = await self._client.request(
+                method, self._path + path, body, secret=self._secret, timeout_s=timeout_s, traceparent=span.traceparent
+            )
         if answer.status == 200:
             return answer.body
         try:

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from functions import tracing
 from service.log.open import LakeLogs
 from service.log.wire import decode_append, encode_range, encode_receipt, pack
 from service.problems import PROBLEM_TYPE, problem_of, send_json
@@ -90,7 +91,12 @@ class LogRoutes:
         call = self._calls.get((scope["method"], what))
         if call is None or not number.isdecimal() or len(number) > 4:
             raise NotFoundError("no such path of the log", path=scope["path"][:200])
-        return await call(int(number), scope, receive)
+        # Readers follow a log many times a second; only those of a trace are told apart.
+        parent = header(scope, b"traceparent")
+        if not parent:
+            return await call(int(number), scope, receive)
+        with tracing.span(f"serve log {what}", {"firnline.shard": int(number)}, parent=parent, kind="server"):
+            return await call(int(number), scope, receive)
 
     async def _append(self, shard: int, scope: Scope, receive: Receive) -> bytes:
         body = await read_body(scope, receive, _BODY_BYTES_MAX)

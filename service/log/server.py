@@ -17,6 +17,7 @@ from functools import partial
 import uvloop
 from starlette.types import Receive, Scope, Send
 
+from functions import tracing
 from service.components import access_policy, open_catalog
 from service.http_server import bound, serve_app
 from service.log.metrics import LogMetrics
@@ -58,7 +59,10 @@ class LogServerSettings:
 def serve_log(settings: LogServerSettings) -> None:
     """Serve until a signal ends it; print ``listening on http://…`` once it can be asked."""
     configure_logs(settings.log_level)
+    if settings.engine.traces:
+        tracing.start("wal")
     uvloop.run(_serve(settings))
+    tracing.flush()
 
 
 async def _serve(settings: LogServerSettings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from storage.log import AckMode, Position, Receipt, Record
@@ -22,6 +23,8 @@ class Waiting:
     ack: AckMode
     done: asyncio.Future[Receipt]
     position: Position | None = None
+    taken: Callable[[], None] | None = None
+    """Is called when a group commit begins with it, for whoever watches."""
 
     def acknowledge(self, ack: AckMode) -> None:
         """Give the receipt to whoever waits. The position is known by now."""

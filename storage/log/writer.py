@@ -309,6 +309,9 @@ class LogWriter:
             self._changed.notify()
 
     def _tell_batch(self) -> None:
+        for waiting in self._in_batch:
+            if waiting.taken is not None:
+                waiting.taken()
         if self.on_batch is not None:
             batch = self._in_batch
             self.on_batch(len(batch), sum(len(each.records) for each in batch), sum(each.n_bytes for each in batch))

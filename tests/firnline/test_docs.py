@@ -13,7 +13,7 @@ import firnline
 from firnline import dbapi
 from firnline.cli.app import firn
 from firnline.cli.meta import COMMANDS
-from firnline.settings import AWS_VARIABLES, variables
+from firnline.settings import AWS_VARIABLES, OTEL_VARIABLES, variables
 from storage.errors import STATUS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -23,7 +23,7 @@ PAGE = {name: (DOCS / f"{name}.md").read_text() for name in ("settings", "cli", 
 def test_every_setting_stands_in_its_table_with_its_default() -> None:
     rows = dict(re.findall(r"^\| `([A-Z_0-9]+)` \| (.*) \|$", PAGE["settings"], re.MULTILINE))
     expected = {variable.name: f"{_default(default)} | {variable.doc}" for variable, default in variables().values()}
-    expected |= AWS_VARIABLES
+    expected |= AWS_VARIABLES | OTEL_VARIABLES
     assert rows == expected
 
 
