@@ -1,7 +1,8 @@
 """Numba kernels: one algorithm in each file, its source cited at its top; they import numpy and numba only.
 
 Who needs one imports its module by name, late: numba costs a process half a second, and a query that reads a few keys
-needs none of it (`functions.index` predicts and probes small batches in plain numpy).
+needs none of it (`functions.index` predicts and probes small batches in plain numpy). `functions.kernels.compiled` says
+where their machine code is found, `functions.kernels.precompile` makes it at build time.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from functions.kernels.compiled import kernel
 
 __all__ = ["Alex"]
 
@@ -129,7 +130,7 @@ def _doubled(array: np.ndarray) -> np.ndarray:
     return longer
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _clear(tree: _Tree) -> None:
     tree.state[:] = 0
     tree.state[_FREE:] = -1
@@ -137,7 +138,7 @@ def _clear(tree: _Tree) -> None:
     tree.state[_ROOT] = _new_node(tree, SLOTS_MIN, True, -1)
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _class_of(n_slots: int) -> int:
     number = 0
     while 1 << number < n_slots:
@@ -145,7 +146,7 @@ def _class_of(n_slots: int) -> int:
     return number
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _allocate(tree: _Tree, n_slots: int) -> int:
     """Return the first of ``n_slots`` free slots, a power of two. There must be room."""
     number = _FREE + _class_of(n_slots)
@@ -158,14 +159,14 @@ def _allocate(tree: _Tree, n_slots: int) -> int:
     return start
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _release(tree: _Tree, start: int, n_slots: int) -> None:
     number = _FREE + _class_of(n_slots)
     tree.values[start] = tree.state[number]
     tree.state[number] = start
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _new_node(tree: _Tree, n_slots: int, leaf: bool, following: int) -> int:
     node = tree.state[_N_NODES]
     tree.state[_N_NODES] += 1
@@ -177,7 +178,7 @@ def _new_node(tree: _Tree, n_slots: int, leaf: bool, following: int) -> int:
     return node
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(nogil=True, inline="always")
 def _predicted(tree: _Tree, node: int, key: np.uint64, first: int, last: int) -> int:
     """Return about where a key is among the slots [first, last]."""
     base = tree.bases[node]
@@ -189,7 +190,7 @@ def _predicted(tree: _Tree, node: int, key: np.uint64, first: int, last: int) ->
     return last if at >= last else np.int64(at)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(nogil=True, inline="always")
 def _above(keys: np.ndarray, start: int, first: int, last: int, near: int, key: np.uint64) -> int:
     """Return the first slot of [first, last] whose key is greater than ``key``, ``last + 1`` if there is none; the
     search begins at the slot ``near`` of them and doubles its steps."""
@@ -219,7 +220,7 @@ def _above(keys: np.ndarray, start: int, first: int, last: int, near: int, key: 
     return high
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _put(tree: _Tree, node: int, key: np.uint64, value: int) -> None:
     """Add a key that the node does not have; it is not full."""
     of = tree.nodes[node]
@@ -250,7 +251,7 @@ def _put(tree: _Tree, node: int, key: np.uint64, value: int) -> None:
     of[_LAST] = max(last, at) if last + 1 >= n_slots or not tree.used[start + last + 1] else last + 1
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _opened(tree: _Tree, start: int, n_slots: int, above: int) -> int:
     """Shift keys by one slot, to the nearest gap, so that one is free just before that of slot ``above``; return it."""
     right, left = above, above - 1
@@ -274,7 +275,7 @@ def _opened(tree: _Tree, start: int, n_slots: int, above: int) -> int:
     return above - 1
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _fill(tree: _Tree, node: int, keys: np.ndarray, values: np.ndarray, begin: int, limit: int) -> None:
     """Lay ``keys`` out over the slots [begin, limit) of a node, each about where a line through them has it."""
     of = tree.nodes[node]
@@ -296,7 +297,7 @@ def _fill(tree: _Tree, node: int, keys: np.ndarray, values: np.ndarray, begin: i
         of[_LAST] = at
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _line(keys: np.ndarray, n_slots: int) -> tuple[float, float]:
     """Return the slope and intercept of the least-squares line from keys, less the first, to slots."""
     n = len(keys)
@@ -319,7 +320,7 @@ def _line(keys: np.ndarray, n_slots: int) -> tuple[float, float]:
     return slope * scale, (mean_y - slope * mean_x) * scale
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _content(tree: _Tree, node: int) -> tuple[np.ndarray, np.ndarray]:
     of = tree.nodes[node]
     keys, values = np.empty(of[_COUNT], np.uint64), np.empty(of[_COUNT], np.int64)
@@ -331,7 +332,7 @@ def _content(tree: _Tree, node: int) -> tuple[np.ndarray, np.ndarray]:
     return keys, values
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _relaid(tree: _Tree, node: int, n_slots: int, keys: np.ndarray, values: np.ndarray, begin: int, limit: int) -> None:
     """Lay a node out anew with another content and number of slots."""
     of = tree.nodes[node]
@@ -340,7 +341,7 @@ def _relaid(tree: _Tree, node: int, n_slots: int, keys: np.ndarray, values: np.n
     _fill(tree, node, keys, values, begin, limit)
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _make_room(tree: _Tree, node: int, parent: int, key: np.uint64) -> None:
     """Expand a full node or, if it is as large as may be, split it; ``parent`` (-1: none) is not full."""
     of = tree.nodes[node]
@@ -373,7 +374,7 @@ def _make_room(tree: _Tree, node: int, parent: int, key: np.uint64) -> None:
     _put(tree, parent, bound, right)
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _short(tree: _Tree) -> tuple[bool, bool, bool]:
     """Whether slots, nodes and links may be too few for one insert, which may split a node of each level."""
     state, levels = tree.state, tree.state[_HEIGHT] + 2
@@ -384,7 +385,7 @@ def _short(tree: _Tree) -> tuple[bool, bool, bool]:
     )
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _insert(tree: _Tree, keys: np.ndarray, payloads: np.ndarray, done: int) -> int:
     """Insert from number ``done`` on; return how many are done, fewer than all if there is no more room."""
     while done < len(keys):
@@ -415,14 +416,14 @@ def _insert(tree: _Tree, keys: np.ndarray, payloads: np.ndarray, done: int) -> i
     return done
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(nogil=True, inline="always")
 def _child(tree: _Tree, node: int, key: np.uint64) -> int:
     of = tree.nodes[node]
     near = _predicted(tree, node, key, of[_FIRST], of[_LAST])
     return tree.values[of[_START] + _above(tree.keys, of[_START], of[_FIRST], of[_LAST], near, key) - 1]
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _chain(tree: _Tree, slot: int, payload: int) -> None:
     state, links = tree.state, tree.links
     before = -1 - tree.values[slot]
@@ -437,7 +438,7 @@ def _chain(tree: _Tree, slot: int, payload: int) -> None:
     tree.values[slot] = -1 - link
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _build(tree: _Tree, keys: np.ndarray, payloads: np.ndarray) -> None:
     """Fill an empty tree, with room enough, from keys in order."""
     n = 0
@@ -472,7 +473,7 @@ def _build(tree: _Tree, keys: np.ndarray, payloads: np.ndarray) -> None:
         level_keys, level_values, leaf = first_keys, numbers, False
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _find(tree: _Tree, keys: np.ndarray) -> np.ndarray:
     """Return the value of each key, _ABSENT where it is not there."""
     found = np.empty(len(keys), np.int64)
@@ -488,7 +489,7 @@ def _find(tree: _Tree, keys: np.ndarray) -> np.ndarray:
     return found
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _scan(tree: _Tree, low: np.uint64, high: np.uint64) -> tuple[np.ndarray, np.ndarray]:
     node = tree.state[_ROOT]
     while not tree.nodes[node, _LEAF]:
@@ -510,7 +511,7 @@ def _scan(tree: _Tree, low: np.uint64, high: np.uint64) -> tuple[np.ndarray, np.
     return keys[:n], values[:n]
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _counts(links: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Return how many payloads each value stands for."""
     counts = np.empty(len(found), np.int64)
@@ -527,7 +528,7 @@ def _counts(links: np.ndarray, found: np.ndarray) -> np.ndarray:
     return counts
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _payloads(links: np.ndarray, found: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return the payloads of all values, those of one in the order of their inserts."""
     payloads = np.empty(counts.sum(), np.int64)

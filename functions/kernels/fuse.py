@@ -12,7 +12,8 @@ Slots are packed: slot i has the bits [i * width, (i + 1) * width) of the words,
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from functions.kernels.compiled import kernel
 
 __all__ = ["assign_slots", "find_values", "order_keys", "peel_slots"]
 
@@ -25,7 +26,7 @@ _SECOND = np.uint64(0x94D049BB133111EB)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(nogil=True, inline="always")
 def _mixed(value: np.uint64) -> np.uint64:
     value = (value ^ (value >> _S30)) * _FIRST
     value = (value ^ (value >> _S27)) * _SECOND
@@ -33,7 +34,7 @@ def _mixed(value: np.uint64) -> np.uint64:
     return mixed
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(nogil=True, inline="always")
 def _slots(mixed: np.uint64, length: np.uint64, span: np.uint64) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
     """Return the four slots of a key, one in each of four segments on end."""
     base = ((mixed >> _S32) * span) >> _S32
@@ -48,7 +49,7 @@ def _slots(mixed: np.uint64, length: np.uint64, span: np.uint64) -> tuple[np.uin
     )
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(nogil=True, inline="always")
 def _read(words: np.ndarray, slot: np.uint64, width: np.uint64) -> np.uint64:
     """Return the bits of a slot and those behind it."""
     bit = slot * width
@@ -57,7 +58,7 @@ def _read(words: np.ndarray, slot: np.uint64, width: np.uint64) -> np.uint64:
     return bits
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def order_keys(
     hashes: np.ndarray, values: np.ndarray, seed: np.uint64, length: int, n_segments: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +93,7 @@ def order_keys(
     return mixed, kept
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def peel_slots(mixed: np.ndarray, length: int, n_segments: int) -> tuple[np.ndarray, np.ndarray]:
     """Peel the keys: again and again take one that is alone in a slot.
 
@@ -142,7 +143,7 @@ def peel_slots(mixed: np.ndarray, length: int, n_segments: int) -> tuple[np.ndar
     return order[:n_taken], alone[:n_taken]
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def assign_slots(
     mixed: np.ndarray,
     values: np.ndarray,
@@ -183,7 +184,7 @@ def assign_slots(
     return words
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def find_values(
     hashes: np.ndarray,
     words: np.ndarray,

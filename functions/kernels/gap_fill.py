@@ -11,12 +11,13 @@ section "Imputation algorithms" (locf, linear interpolation).
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from functions.kernels.compiled import kernel
 
 __all__ = ["interpolate", "known_after", "known_before", "place_rows"]
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def place_rows(series: np.ndarray, steps: np.ndarray, n_series: int, n_steps: int) -> tuple[np.ndarray, int]:
     """Return the row at each place, -1 where there is none, and a row whose place an earlier one has, or -1.
 
@@ -37,7 +38,7 @@ def place_rows(series: np.ndarray, steps: np.ndarray, n_series: int, n_steps: in
     return rows, -1
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def known_before(rows: np.ndarray, known: np.ndarray, n_steps: int) -> np.ndarray:
     """Return for each place the last one at or before it, in its series, whose row is known; -1 if there is none.
 
@@ -61,7 +62,7 @@ def known_before(rows: np.ndarray, known: np.ndarray, n_steps: int) -> np.ndarra
     return found
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def known_after(rows: np.ndarray, known: np.ndarray, n_steps: int) -> np.ndarray:
     """Return for each place the first one at or after it, in its series, whose row is known; as of `known_before`."""
     found = np.empty(len(rows), np.int64)
@@ -76,7 +77,7 @@ def known_after(rows: np.ndarray, known: np.ndarray, n_steps: int) -> np.ndarray
     return found
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def interpolate(
     values: np.ndarray, times: np.ndarray, rows: np.ndarray, before: np.ndarray, after: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,8 @@ each mixed with its place, then the length.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from functions.kernels.compiled import kernel
 
 __all__ = ["hash_strings", "mix_words"]
 
@@ -20,7 +21,7 @@ _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(nogil=True, inline="always")
 def _mixed(value: np.uint64) -> np.uint64:
     value = (value ^ (value >> _S30)) * _FIRST
     value = (value ^ (value >> _S27)) * _SECOND
@@ -28,7 +29,7 @@ def _mixed(value: np.uint64) -> np.uint64:
     return mixed
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def mix_words(words: np.ndarray) -> np.ndarray:
     """Return SplitMix64's finalizer of each of ``words`` (uint64[n]): uint64[n]."""
     mixed = np.empty(len(words), np.uint64)
@@ -37,7 +38,7 @@ def mix_words(words: np.ndarray) -> np.ndarray:
     return mixed
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def hash_strings(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Return the hash of each byte string.
 

@@ -16,7 +16,8 @@ key, so the rate was preferred.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from functions.kernels.compiled import kernel
 
 __all__ = ["fit_segments", "predict_positions", "search_positions"]
 
@@ -24,7 +25,7 @@ _ONE = np.uint64(1)
 _LAST = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(nogil=True, error_model="numpy")
 def fit_segments(keys: np.ndarray, epsilon: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (first_keys, slopes, intercepts) of segments that pass each point within ``epsilon`` rows.
 
@@ -54,7 +55,7 @@ def fit_segments(keys: np.ndarray, epsilon: int) -> tuple[np.ndarray, np.ndarray
     return first_keys[:m].copy(), slopes[:m].copy(), intercepts[:m].copy()
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(nogil=True, error_model="numpy")
 def _extend(keys: np.ndarray, first: np.uint64, base: int, epsilon: float) -> tuple[int, bool, float]:
     """Draw a line from the point (first, base) past the points behind it, as far as it can.
 
@@ -88,14 +89,14 @@ def _extend(keys: np.ndarray, first: np.uint64, base: int, epsilon: float) -> tu
     return i, False, 0.5 * (low + high) if high < np.inf else 0.0
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _doubled(values: np.ndarray) -> np.ndarray:
     larger = np.empty(2 * len(values), values.dtype)
     larger[: len(values)] = values
     return larger
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def predict_positions(
     queries: np.ndarray, first_keys: np.ndarray, slopes: np.ndarray, intercepts: np.ndarray, n: int
 ) -> np.ndarray:
@@ -132,7 +133,7 @@ def predict_positions(
     return found
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def search_positions(keys: np.ndarray, queries: np.ndarray, estimates: np.ndarray, error: int) -> np.ndarray:
     """Return how many of ``keys`` (uint64[n], sorted) are below each query, given within ``error`` by its estimate."""
     found = np.empty(len(queries), np.int64)

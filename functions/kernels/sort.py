@@ -13,7 +13,8 @@ model tells apart badly is merge-sorted, so no input is slower than n log n.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from functions.kernels.compiled import kernel
 
 __all__ = ["argsort"]
 
@@ -45,7 +46,7 @@ def argsort(keys: np.ndarray) -> np.ndarray:
     return _dealt(bits, knots, ranks, min(_BUCKETS_MAX, n // _BUCKET_KEYS + 1))
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _cells(knots: np.ndarray) -> tuple[np.ndarray, float]:
     """Return for each of some equal parts of the knots' range the last knot that is not above its begin: int64[c]; and
     how many of these parts a key of 1 has."""
@@ -60,7 +61,7 @@ def _cells(knots: np.ndarray) -> tuple[np.ndarray, float]:
     return first, scale
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(nogil=True, inline="always")
 def _rank(
     key: np.uint64, knots: np.ndarray, ranks: np.ndarray, slopes: np.ndarray, first: np.ndarray, scale: float
 ) -> float:
@@ -86,7 +87,7 @@ def _rank(
     return min(ranks[low] + slopes[low] * np.float64(key - knots[low]), ranks[low + 1])
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _dealt(keys: np.ndarray, knots: np.ndarray, ranks: np.ndarray, n_buckets: int) -> np.ndarray:
     """Return the stable order of ``keys`` (uint64[n]), dealt out by the line through (``knots``, ``ranks``)."""
     n = len(keys)
@@ -119,7 +120,7 @@ def _dealt(keys: np.ndarray, knots: np.ndarray, ranks: np.ndarray, n_buckets: in
     return order
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _order_bucket(
     keys: np.ndarray, rows: np.ndarray, about: np.ndarray, into: np.ndarray, ordered: np.ndarray, counts: np.ndarray
 ) -> None:

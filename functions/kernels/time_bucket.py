@@ -8,7 +8,8 @@ Times are microseconds since 1970, in the proleptic Gregorian calendar, negative
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from functions.kernels.compiled import kernel
 
 __all__ = ["bucket_by_length", "bucket_by_months", "month_starts"]
 
@@ -18,7 +19,7 @@ _DAYS_MAX = 106_000_000
 """Days around 1970 for which months are counted: 290,000 years."""
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def bucket_by_length(times: np.ndarray, length: int, origin: int) -> tuple[np.ndarray, int]:
     """Return the greatest ``origin + k * length`` that is not above each time.
 
@@ -47,7 +48,7 @@ def bucket_by_length(times: np.ndarray, length: int, origin: int) -> tuple[np.nd
     return starts, n_outside
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def bucket_by_months(times: np.ndarray, months: int, origin: int) -> tuple[np.ndarray, int]:
     """Return the greatest start not above each time, where start k is ``origin`` and ``k * months`` calendar months.
 
@@ -91,7 +92,7 @@ def bucket_by_months(times: np.ndarray, months: int, origin: int) -> tuple[np.nd
     return starts, n_outside
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def month_starts(origin: int, months: int, start: int, n: int) -> np.ndarray:
     """Return int64[n]: the first start not below ``start`` and those behind it, as of `bucket_by_months`."""
     first_month, first_day, time_of_day = _parts(origin)
@@ -105,7 +106,7 @@ def month_starts(origin: int, months: int, start: int, n: int) -> np.ndarray:
     return starts
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _parts(time: int) -> tuple[int, int, int]:
     """Return the month, counted from year 0, the day of the month, and the microseconds of the day."""
     day = time // _DAY
@@ -119,14 +120,15 @@ def _parts(time: int) -> tuple[int, int, int]:
     return month, of_year - (153 * from_march + 2) // 5 + 1, time - day * _DAY
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _day_of(month: int, day: int) -> int:
     """Return the days since 1970 of a day of a month, or of the month's last day if that is earlier."""
     first = _first_of(month)
-    return min(first + day - 1, _first_of(month + 1) - 1)
+    day_of: int = min(first + day - 1, _first_of(month + 1) - 1)
+    return day_of
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _first_of(month: int) -> int:
     from_march = month - 2
     year, within = from_march // 12, from_march % 12

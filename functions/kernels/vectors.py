@@ -8,14 +8,15 @@ the cosine of the angle. Sums are reordered, so that the processor adds several 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from functions.kernels.compiled import kernel
 
 __all__ = ["cosine_distance", "inner_product", "l2_distance", "l2_squared_distance"]
 
 _REORDERED = {"reassoc", "contract"}
 
 
-@njit(cache=True, nogil=True, fastmath=_REORDERED)
+@kernel(nogil=True, fastmath=_REORDERED)
 def l2_squared_distance(left: np.ndarray, right: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     """Return the sum of the squared differences of each pair.
 
@@ -38,14 +39,14 @@ def l2_squared_distance(left: np.ndarray, right: np.ndarray, bounds: np.ndarray)
     return distances
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def l2_distance(left: np.ndarray, right: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     """Return the length of the difference of each pair; parameters as of `l2_squared_distance`."""
     distances: np.ndarray = np.sqrt(l2_squared_distance(left, right, bounds))
     return distances
 
 
-@njit(cache=True, nogil=True, fastmath=_REORDERED)
+@kernel(nogil=True, fastmath=_REORDERED)
 def inner_product(left: np.ndarray, right: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     """Return the sum of the products of each pair's elements; parameters as of `l2_squared_distance`."""
     products = np.empty(len(bounds) - 1, np.float64)
@@ -57,7 +58,7 @@ def inner_product(left: np.ndarray, right: np.ndarray, bounds: np.ndarray) -> np
     return products
 
 
-@njit(cache=True, nogil=True, fastmath=_REORDERED)
+@kernel(nogil=True, fastmath=_REORDERED)
 def cosine_distance(left: np.ndarray, right: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return one less the cosine of the angle of each pair; parameters as of `l2_squared_distance`.
 
