@@ -136,7 +136,7 @@ def serve_settings(settings: Settings) -> ServeSettings:
         port=settings.port,
         require_tokens=settings.require_tokens,
         iceberg_credentials=settings.iceberg_credentials,
-        app=AppSettings(limits=bounds),
+        app=AppSettings(limits=bounds, log_sql=settings.log_sql),
         workers=workers,
         fold_interval_s=settings.compact_interval_ms / 1000 if settings.compact else None,
     )

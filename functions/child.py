@@ -1,4 +1,4 @@
-"""The start of a process that serves another one by a socket, and never outlives it."""
+"""The start of a process that serves another one by a socket, and never outlives it; its logs go to that one's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import socket
 import tempfile
 from collections.abc import Callable, Coroutine
 from typing import Any
+
+from functions.json_lines import log_json
 
 __all__ = ["serve_parent"]
 
@@ -23,6 +25,7 @@ def serve_parent(arguments: list[str], serve: Callable[[socket.socket], Coroutin
     ----------
     arguments : of the command line: the socket's file descriptor, the parent's process id, a folder for what is spilled
     """
+    log_json()
     fd, parent, scratch = int(arguments[0]), int(arguments[1]), arguments[2]
     os.putenv("TMPDIR", scratch)
     tempfile.tempdir = scratch

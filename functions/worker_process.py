@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from functions.frames import Chunk, Frames, Kind
+from functions.json_lines import log_line
 from functions.process_memory import rss_bytes, wants_cpu
 from storage.errors import FirnlineError, InternalError, LimitError, UnavailableError, from_wire
 
@@ -175,7 +176,8 @@ class WorkerProcess:
             while line := await reader.readline():
                 text = line.decode("utf-8", "replace").rstrip()
                 self._stderr.append(text)
-                _log.warning("worker: %s", text, extra={"pid": self.pid})
+                if not log_line(text, pid=self.pid):
+                    _log.warning("worker: %s", text, extra={"pid": self.pid})
         except ValueError:  # a line longer than the reader's buffer
             self._stderr.append("(an overlong line)")
         finally:

@@ -58,6 +58,7 @@ class AppSettings:
     rows_bytes_max : of a body with rows
     limits : of every statement; a request may lower its time and rows, never raise them
     token_cache_s : how long a token that was right is not looked up again
+    log_sql : whether a statement's line in the log holds its text
     background : whether anything runs between requests; without, there are no asynchronous statements
     """
 
@@ -66,6 +67,7 @@ class AppSettings:
     limits: Limits = field(default_factory=Limits)
     token_cache_s: float = 5.0
     background: bool = True
+    log_sql: bool = False
     jobs: JobSettings = field(default_factory=JobSettings)
 
 
@@ -144,6 +146,7 @@ def _service(components: AppComponents, settings: AppSettings) -> Service:
         jobs=jobs,
         body_bytes_max=settings.body_bytes_max,
         limits=settings.limits,
+        log_sql=settings.log_sql,
     )
 
 

@@ -36,6 +36,8 @@ class Entry:
     receipt: Receipt | None = None
     problem: dict[str, Any] | None = None
     bytes_out: int = 0
+    sql: str | None = None
+    """For the log, where it is to hold statements' texts."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the body of ``GET /v1/statements/{id}``."""
@@ -106,11 +108,19 @@ class Journal:
                 "mode": entry.mode,
                 "format": entry.format,
                 "outcome": outcome,
+                "error": outcome if error is not None else None,
                 "ms": round(seconds * 1000, 1),
                 "rows": receipt.rows,
                 "bytes_out": entry.bytes_out,
                 "bytes_scanned": receipt.bytes_scanned,
                 "files_scanned": receipt.files_scanned,
+                "requests": receipt.requests,
+                "cpu_ms": round(receipt.cpu_ms + receipt.task_cpu_ms, 1),
+                "tasks": receipt.tasks,
+                "retries": receipt.retries or None,
+                "hedges": receipt.hedges or None,
+                "cost_usd": receipt.cost_usd or None,
+                "sql": entry.sql,
             },
         )
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import pickle
 import socket
 import struct
 import sys
-import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -39,6 +39,7 @@ NUMBER = struct.Struct("<Q")
 ANSWER = struct.Struct("<II")
 """Lengths of an answer's schema and receipt, which come before its bytes."""
 
+_log = logging.getLogger("firnline.workers")
 _FLUSH_S = 0.5
 
 Point = Callable[[Statement], Awaitable[Result | None]]
@@ -102,9 +103,10 @@ class _LookupWorker:
 def _wire(statement: Statement, error: BaseException) -> bytes:
     """Return the error for the server; one that is not ours means that this process should not be used again."""
     if not isinstance(error, FirnlineError):
-        print(f"statement {statement.statement_id} failed internally", file=sys.stderr)
-        traceback.print_exception(error, file=sys.stderr)
-        sys.stderr.flush()
+        _log.error(
+            "a statement failed internally", extra={"statement_id": statement.statement_id},
+            exc_info=(type(error), error, error.__traceback__),
+        )  # fmt: skip
     broken = isinstance(error, MemoryError) or not isinstance(error, Exception)
     return json.dumps(describe_crash(error).to_wire() | {"broken": broken}, default=str).encode()
 

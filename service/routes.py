@@ -82,6 +82,7 @@ class Service:
     jobs: JobRunner | None
     body_bytes_max: int
     limits: Limits = field(default_factory=Limits)
+    log_sql: bool = False
 
 
 def routes(service: Service) -> list[tuple[str, str, Handler]]:
@@ -129,6 +130,7 @@ class _Routes:
         if asked.mode == "async" and service.jobs is None:
             raise UnsupportedError('mode "async" needs a server; this is a function, send mode "sync"')
         entry = service.journal.begin(statement_id, request_id, caller.owner, mode=asked.mode, form=form)
+        entry.sql = statement.sql if service.log_sql else None
         if asked.mode == "async" and service.jobs is not None:
             try:
                 job = await service.jobs.submit(statement, entry, form)

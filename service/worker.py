@@ -11,11 +11,11 @@ import asyncio
 import ctypes
 import gc
 import json
+import logging
 import os
 import pickle
 import socket
 import sys
-import traceback
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
@@ -38,6 +38,7 @@ from storage.errors import CancelledError, FirnlineError
 
 __all__ = ["OpenRunner", "main"]
 
+_log = logging.getLogger("firnline.workers")
 OpenRunner = Callable[[], AbstractAsyncContextManager[Runner]]
 
 _TRIM_BYTES = 256 << 20
@@ -119,9 +120,10 @@ class _Worker:
 
     async def _fail(self, error: BaseException, *, broken: bool) -> None:
         if not isinstance(error, FirnlineError):
-            print(f"statement {self._statement_id} failed internally", file=sys.stderr)
-            traceback.print_exception(error, file=sys.stderr)
-            sys.stderr.flush()
+            _log.error(
+                "a statement failed internally", extra={"statement_id": self._statement_id},
+                exc_info=(type(error), error, error.__traceback__),
+            )  # fmt: skip
         wire = describe_crash(error).to_wire() | {"broken": broken}
         await self._frames.send(Kind.ERROR, json.dumps(wire, default=str).encode())
 

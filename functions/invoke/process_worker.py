@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import pickle
 import signal
 import socket
 import sys
-import traceback
 
 from functions import tracing
 from functions.child import serve_parent
@@ -25,6 +25,7 @@ from storage.errors import CancelledError, FirnlineError, InternalError
 
 __all__ = ["BROKEN", "main"]
 
+_log = logging.getLogger("firnline.workers")
 BROKEN = b"broken"
 _FLUSH_S = 0.5
 
@@ -48,8 +49,7 @@ async def _answer(frames: Frames, runner: RunsTasks, message: Chunk) -> None:
     except FirnlineError as error:
         await _fail(frames, error)
     except BaseException as error:  # noqa: BLE001 - a panic of the engine is one
-        traceback.print_exception(error, file=sys.stderr)
-        sys.stderr.flush()
+        _log.error("a task failed internally", exc_info=(type(error), error, error.__traceback__))
         await _fail(frames, InternalError("the log has the details", reason=type(error).__name__), broken=True)
     else:
         await frames.send(Kind.END, BROKEN if getattr(runner, "broken", False) else b"")

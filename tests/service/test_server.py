@@ -90,7 +90,7 @@ def test_a_server_answers_over_the_engine_logs_json_and_ends_cleanly(lake: Path)
     assert workers
     assert not any(map(alive, workers))
     lines = [json.loads(line) for line in log.splitlines()]
-    statements = [line for line in lines if line["event"] == "statement"]
+    statements = [line for line in lines if line["message"] == "statement"]
     assert {line["outcome"] for line in statements} >= {"succeeded", "ForbiddenError"}
     first = statements[0]
     assert (first["request_id"], first["statement_id"]) == ("req-1", answer.json()["statement_id"])
