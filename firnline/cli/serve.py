@@ -7,6 +7,7 @@ from dataclasses import replace
 import click
 
 from firnline.cli.options import Duration, guarded, lake_option, settings_for
+from firnline.settings import Settings
 
 __all__ = ["serve"]
 
@@ -14,7 +15,9 @@ __all__ = ["serve"]
 @click.command(short_help="Serve the lake over HTTP.")
 @lake_option
 @click.option("--host", help="Address to bind to.  [default: $FIRN_HOST or 127.0.0.1]")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one.  [default: $FIRN_PORT or 8080]")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one.  [default: $PORT, $FIRN_PORT or 8080]"
+)
 @click.option(
     "--allow",
     multiple=True,
@@ -50,9 +53,16 @@ def serve(
     settings = replace(
         settings,
         host=host if host is not None else settings.host,
-        port=port if port is not None else settings.port,
+        port=_port(port, settings),
         allow=(*settings.allow, *allow),
         require_tokens=require_tokens or settings.require_tokens,
         statement_timeout_ms=timeout_ms if timeout_ms is not None else settings.statement_timeout_ms,
     )
     run(serve_settings(settings))
+
+
+def _port(option: int | None, settings: Settings) -> int:
+    """Return the port: the command line's, else the platform's, else the settings'."""
+    if option is not None:
+        return option
+    return settings.platform_port if settings.platform_port is not None else settings.port
