@@ -3,13 +3,16 @@
 Files are taken in the order of the table's sort order and packed into bins of the target size, so merged files overlap
 little. Deleted rows are left out on the way. Each bin is a commit of its own, marked as no change of data: whoever
 reads the table's changes skips it. If another writer removed a file of a bin meanwhile, the bin is planned anew.
+
+The merge itself is a pure function of immutable files, so a worker may do it (`Merging`); the commit stays here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,12 +25,14 @@ from functions.layout import LayoutSettings, layout_of, write_files
 from functions.live_rows import live_rows
 from functions.rewrite import format_of
 from storage.clock import Clock
-from storage.errors import ConflictError, IndeterminateError
+from storage.errors import ConflictError, FirnlineError, IndeterminateError, NotFoundError
 from storage.stores import Stores
 from storage.tables.snapshot import Snapshot
-from storage.tables.write import Change, DataFile
+from storage.tables.write import Change, DataFile, TableSpec
 
-__all__ = ["CompactSettings", "Optimized", "optimize", "plan_bins"]
+__all__ = ["CompactSettings", "Merging", "Optimized", "merged_rows", "optimize", "plan_bins"]
+
+_log = logging.getLogger("firnline.compaction")
 
 _SMALL_SHARE = 4
 """A file below the target size divided by this is small: files end early where a sorted run does (`LayoutSettings`)."""
@@ -70,6 +75,17 @@ class Optimized:
         )
 
 
+@dataclass(frozen=True)
+class Merging:
+    """Somewhere else that files are merged: ``merge`` writes those of the given numbers anew, and commits nothing.
+
+    at_once : merges that run at a time
+    """
+
+    merge: Callable[[ManagedTable, Sequence[int]], Awaitable[list[DataFile]]]
+    at_once: int = 1
+
+
 async def optimize(
     stores: Stores,
     tables: Tables,
@@ -78,12 +94,14 @@ async def optimize(
     settings: CompactSettings | None = None,
     *,
     choose: Callable[[Snapshot], np.ndarray] | None = None,
+    merging: Merging | None = None,
 ) -> Optimized:
     """Merge the table's small files, and write those with deleted rows anew.
 
     Parameters
     ----------
     choose : snapshot → bool[n_files], which files may be merged; None: all
+    merging : where; None: here. What fails there for want of workers is done here
 
     Raises
     ------
@@ -104,36 +122,78 @@ async def optimize(
             for each in await asyncio.to_thread(plan_bins, table, may, settings)
             if (names := frozenset(paths[index] for index in each)) not in fruitless
         ]
-        if not bins or (settings.bins_max and done.n_commits >= settings.bins_max):
+        room = settings.bins_max - done.n_commits if settings.bins_max else len(bins)
+        chosen = bins[: min(room, merging.at_once if merging is not None else 1)]
+        if not chosen:
             return done
-        indices, names = bins[0]
+        merged: list[Optimized] = []
         try:
-            merged = await _merge(stores, clock, table, indices, settings)
-            done = done.plus(merged)
-            if not merged.n_commits:
-                fruitless.add(names)
+            await _merge_some(stores, clock, table, [indices for indices, _names in chosen], settings, merging, merged)
         except (ConflictError, IndeterminateError):
             failures += 1
             if failures >= settings.attempts_max:
                 raise
             await asyncio.sleep(clock.uniform(0, min(_PAUSE_S * 2**failures, _PAUSE_MAX_S)))
+        for (_indices, names), each in zip(chosen, merged, strict=False):
+            done = done.plus(each)
+            if not each.n_commits:
+                fruitless.add(names)
 
 
-async def _merge(
-    stores: Stores, clock: Clock, table: ManagedTable, indices: Sequence[int], settings: CompactSettings
-) -> Optimized:
-    """Merge one bin; without a commit if that would not make fewer files."""
-    snapshot = table.snapshot
+async def _merge_some(
+    stores: Stores, clock: Clock, table: ManagedTable, bins: Sequence[Sequence[int]], settings: CompactSettings,
+    merging: Merging | None, merged: list[Optimized],
+) -> None:  # fmt: skip
+    """Merge bins at a time and commit one after another, each told in ``merged``; when one cannot be, the files of
+    those after it are deleted."""
+    work = [asyncio.create_task(_written(stores, clock, table, indices, settings, merging)) for indices in bins]
+    try:
+        for indices, writing in zip(bins, work, strict=True):
+            merged.append(await _commit(stores, table, indices, await writing))
+    finally:
+        # Of one whose commit failed nothing is deleted here: it may have happened.
+        rest = work[len(merged) + 1 :]
+        for writing in [*work[len(merged) :]]:
+            writing.cancel()
+        await asyncio.gather(*work[len(merged) :], return_exceptions=True)
+        for writing in rest:
+            if not writing.cancelled() and writing.exception() is None:
+                await _discard(stores, writing.result())
+
+
+async def _written(
+    stores: Stores, clock: Clock, table: ManagedTable, indices: Sequence[int], settings: CompactSettings,
+    merging: Merging | None,
+) -> list[DataFile]:  # fmt: skip
+    """Return one bin's rows as files that are in no table yet."""
+    if merging is not None:
+        try:
+            return await merging.merge(table, indices)
+        except (ConflictError, NotFoundError):
+            raise
+        except FirnlineError as error:
+            _log.warning("files are merged here, since no worker did: %s: %s", type(error).__name__, error)
+    return await merged_rows(stores, clock, table.snapshot, table.spec, indices, settings.layout)
+
+
+async def merged_rows(
+    stores: Stores, clock: Clock, snapshot: Snapshot, spec: TableSpec, indices: Sequence[int], layout: LayoutSettings
+) -> list[DataFile]:
+    """Write the rows of some files of a table anew, without those that are deleted; they are in no table yet."""
 
     async def rows() -> AsyncIterator[pa.RecordBatch]:
         for index in indices:
             async for batch in live_rows(stores, snapshot, index):
                 yield batch
 
-    added = await write_files(
-        stores, clock, snapshot.location, snapshot.schema, table.spec, rows(), settings.layout,
-        table_format=format_of(snapshot),
-    )  # fmt: skip
+    return await write_files(
+        stores, clock, snapshot.location, snapshot.schema, spec, rows(), layout, table_format=format_of(snapshot)
+    )
+
+
+async def _commit(stores: Stores, table: ManagedTable, indices: Sequence[int], added: Sequence[DataFile]) -> Optimized:
+    """Put a bin's files in the place of those that it is made of; not if that would not make fewer files."""
+    snapshot = table.snapshot
     deletes = any(index in snapshot.files.deletes for index in indices)
     if len(added) >= len(indices) and not deletes:
         await _discard(stores, added)

@@ -11,7 +11,8 @@ kind        body                                                   reply
 `fit`       ``index``, ``files``                                   ``segment``: the `catalog.indexes.SegmentRef` of one
                                                                    that lies in the lake, or None; ``skipped``: file →
                                                                    why
-`compact`   ``files``, of one partition                            rows of `functions.file_facts`: what replaces them
+`compact`   ``files``, of one partition; ``layout``: numbers of    rows of `functions.file_facts`: what replaces them
+            `functions.layout.LayoutSettings`
 ==========  =====================================================  =====================================================
 """
 
@@ -20,9 +21,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +37,9 @@ from functions.run_task import Job, Outcome, Work
 from functions.tasks import Task, TaskKind
 from storage.errors import ConflictError, InvalidError, NotFoundError
 from storage.tables.snapshot import At, Snapshot
+
+if TYPE_CHECKING:
+    from functions.layout import LayoutSettings
 
 __all__ = ["JOBS"]
 
@@ -147,29 +151,26 @@ async def _fit(work: Work, task: Task) -> Outcome:
     return Outcome(body={"segment": asdict(ref), "skipped": skipped})
 
 
+def _layout(task: Task) -> LayoutSettings:
+    from functions.layout import LayoutSettings
+
+    told = task.body.get("layout", {})
+    known = {each.name for each in fields(LayoutSettings)}
+    values: dict[str, Any] = {name: value for name, value in dict(told).items() if name in known}
+    return LayoutSettings(**{"sort_bytes_max": 512 << 20, **values})
+
+
 async def _compact(work: Work, task: Task) -> Outcome:
+    from functions.compact import merged_rows
     from functions.file_facts import FILE_FACTS, encode_files
-    from functions.layout import LayoutSettings, write_files
-    from functions.live_rows import live_rows
     from functions.records import key_names
-    from functions.rewrite import format_of
 
     table = await _opened(work, task)
     snapshot, entry = table.snapshot, table.entry
     if entry.managed is None:
         raise InvalidError("this table is external and only read", table=f"{entry.namespace}.{entry.name}")
     spec = replace(entry.managed.spec, primary_key=key_names(entry, snapshot.schema))
-
-    async def rows() -> AsyncIterator[pa.RecordBatch]:
-        for number in table.files:
-            async for batch in live_rows(work.stores, snapshot, number):
-                yield batch
-
-    layout = LayoutSettings(sort_bytes_max=512 << 20)
-    written = await write_files(
-        work.stores, work.clock, snapshot.location, snapshot.schema, spec, rows(), layout,
-        table_format=format_of(snapshot),
-    )  # fmt: skip
+    written = await merged_rows(work.stores, work.clock, snapshot, spec, table.files, _layout(task))
     name = f"{task.id}-{task.attempt}-{work.clock.new_id()[:8]}"
     pages = await write_pages(
         work.stores, task.results, name, [[encode_files(written)]], FILE_FACTS, inline_bytes_max=task.inline_bytes_max

@@ -27,6 +27,7 @@ from functions.index.keep import Kept, drop_strays, keep_indexes, sweep_segments
 from functions.index.keep import Progress as IndexProgress
 from functions.index.maintain import Maintenance
 from functions.index.models import Models
+from service.coordinate.jobs import Jobs
 from service.log.place import LOG_FOLDER
 from service.staged import sweep_staged
 from storage.blobs import Blobs
@@ -96,6 +97,7 @@ class Compaction:
     lake : its location
     log : what its writers use
     indexing : what keeps its indexes; None leaves them
+    jobs : workers that merge files; None: this process does
     """
 
     stores: Stores
@@ -105,15 +107,20 @@ class Compaction:
     lake: str
     log: LogSettings = field(default_factory=LogSettings)
     indexing: Maintenance | None = None
+    jobs: Jobs | None = None
 
     def log_place(self, shard: int) -> tuple[Blobs, str]:
         """Where a log lies: its blobs, and the prefix of its keys."""
         return self.stores.resolve(join(normalize(self.lake), LOG_FOLDER, str(shard)))
 
 
-def indexing_of(stores: Stores, kv: KV, clock: Clock, lake: str, models: Models | None = None) -> Maintenance:
-    """Return what keeps the indexes of an open lake, with the models that the process has already."""
-    return Maintenance(stores, Indexes(kv, clock), models or Models(kv, stores, lake), clock, lake)
+def indexing_of(
+    stores: Stores, kv: KV, clock: Clock, lake: str, models: Models | None = None, jobs: Jobs | None = None
+) -> Maintenance:
+    """Return what keeps the indexes of an open lake, with the models that the process has already; ``jobs`` are workers
+    that build segments."""
+    fit = None if jobs is None else jobs.fit
+    return Maintenance(stores, Indexes(kv, clock), models or Models(kv, stores, lake), clock, lake, fit=fit)
 
 
 @dataclass
@@ -274,7 +281,8 @@ async def _merge(
     name = f"{entry.namespace}.{entry.name}"
     bounded = CompactSettings(files_min, settings.bins_max, settings.attempts_max, settings.layout)
     try:
-        merged = await optimize(compaction.stores, compaction.tables, compaction.clock, entry, bounded)
+        merging = None if compaction.jobs is None else await compaction.jobs.merging()
+        merged = await optimize(compaction.stores, compaction.tables, compaction.clock, entry, bounded, merging=merging)
     except FirnlineError as error:
         report.errors[name] = error
         return

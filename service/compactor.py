@@ -28,6 +28,7 @@ from functions import tracing
 from functions.index.keep import indexes_due
 from service.compaction import Compaction, CompactionSettings, PassReport, due_shards, indexing_of, watch
 from service.components import access_policy, open_catalog
+from service.coordinate.open import open_jobs
 from service.log.open import open_logs
 from service.settings import EngineSettings
 from storage.blobs.open import open_blobs
@@ -54,8 +55,10 @@ async def open_compaction(settings: EngineSettings, clock: Clock | None = None) 
     kv = await open_catalog(settings, clock, stores)
     logs = open_logs(settings.lake, settings.log, kv, stores, clock)
     try:
-        indexing = indexing_of(stores, kv, clock, settings.lake)
-        yield Compaction(stores, logs, Tables(kv, clock), clock, settings.lake, settings.log.writer, indexing)
+        async with open_jobs(settings, stores, kv, clock) as jobs:
+            indexing = indexing_of(stores, kv, clock, settings.lake, jobs=jobs)
+            parts = (stores, logs, Tables(kv, clock), clock, settings.lake, settings.log.writer)
+            yield Compaction(*parts, indexing, jobs)
     finally:
         await logs.close()
         await kv.close()

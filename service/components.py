@@ -57,8 +57,11 @@ async def _compacting(settings: EngineSettings, engine: Engine, logs: LakeLogs) 
     # Imported here: a process that leaves it to others does not need it.
     from service.compaction import Compaction, CompactionSettings, background, indexing_of
 
-    indexing = indexing_of(engine.stores, engine.kv, engine.clock, settings.lake, engine.models)
-    parts = Compaction(engine.stores, logs, engine.tables, engine.clock, settings.lake, settings.log.writer, indexing)
+    jobs = engine.jobs
+    indexing = indexing_of(engine.stores, engine.kv, engine.clock, settings.lake, engine.models, jobs)
+    parts = Compaction(
+        engine.stores, logs, engine.tables, engine.clock, settings.lake, settings.log.writer, indexing, jobs
+    )
 
     def wrote() -> bool:
         return any(log.owned is not None for log in logs.all().values())

@@ -44,6 +44,7 @@ from storage.tables.footers import FooterCache
 
 if TYPE_CHECKING:
     from service.coordinate.fan_out import FanOut
+    from service.coordinate.jobs import Jobs
 
 __all__ = ["Engine"]
 
@@ -70,6 +71,17 @@ class Engine:
         self._reading = Reading(session, self._snapshots, self.indexes, self.models, footers)
         self._known = Known()
         self._late = LateMaterialization()
+
+    @property
+    def jobs(self) -> Jobs | None:
+        """What runs whole jobs on tables as tasks of workers; None: they are run here."""
+        workers = None if self._fan_out is None else self._fan_out.workers
+        if workers is None:
+            return None
+        # Imported here: a process that only reads never pays for what writes.
+        from service.coordinate.jobs import Jobs
+
+        return Jobs(workers, self.stores, self.kv, self.clock, self.lake)
 
     async def run(self, statement: Statement) -> Result:
         """Plan and start the statement (see `service.statement.Runner`)."""

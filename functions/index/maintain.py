@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -28,13 +29,29 @@ from storage.stores import Stores
 from storage.tables.footers import FooterCache
 from storage.tables.snapshot import Snapshot
 
-__all__ = ["Maintenance", "Refreshed", "refresh"]
+__all__ = ["Fit", "Fitted", "Maintenance", "Refreshed", "refresh"]
+
+_log = logging.getLogger("firnline.index")
 
 _ROW_BYTES = 64
 """Of a row in a file, about, where a table does not say how many rows its files have."""
 _SNAPSHOTS_MAX = 32
 _WHOLE_MAX = 10_000
 _UNREADABLE = (NotFoundError, CorruptError)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A segment that is stored, or small enough to be ``data`` in the catalog; None if no file can be covered; and why
+    files are not, by their number in the snapshot."""
+
+    segment: SegmentRef | None
+    data: bytes
+    skipped: Mapping[int, str]
+
+
+Fit = Callable[[IndexEntry, Snapshot, Sequence[int]], Awaitable[Fitted]]
+"""Builds and stores a segment of some files of a snapshot somewhere else; it is named here."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,7 @@ class Maintenance:
     inline_bytes_max : a larger segment is a blob
     snapshots : table id → the snapshot that was seen last, from which a newer one is loaded
     whole : states of indexes whose segments were all there
+    fit : where segments are built; None: here. What fails there for want of workers is done here
     """
 
     stores: Stores
@@ -57,6 +75,7 @@ class Maintenance:
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     footers: FooterCache = field(default_factory=FooterCache)
     whole: set[tuple[str, str, int]] = field(default_factory=set)
+    fit: Fit | None = None
 
     def remember(self, table_id: str, snapshot: Snapshot) -> None:
         """Keep the snapshot for the next pass, as one of a few."""
@@ -203,20 +222,42 @@ class _Refresh:
         if not chunks and replaced:
             await self._commit(None, replaced)
 
-    async def _build(self, files: np.ndarray) -> Segment | None:
+    async def _build(self, files: np.ndarray) -> tuple[SegmentRef, bytes] | None:
+        """Return a segment that is stored, with its bytes if it is small."""
         # Imported here: a process that only looks keys up never builds.
-        from functions.index.build import GONE, REPLACED, build
+        from functions.index.build import GONE, REPLACED
+
+        fitted = await self._elsewhere(files) or await self._here(files)
+        self.n_files += len(files)
+        lasting = {number: why for number, why in fitted.skipped.items() if why not in (GONE, REPLACED)}
+        self.skips.add(self.snapshot, lasting)
+        return None if fitted.segment is None else (fitted.segment, fitted.data)
+
+    async def _elsewhere(self, files: np.ndarray) -> Fitted | None:
+        if self.parts.fit is None:
+            return None
+        try:
+            fitted = await self.parts.fit(self.index, self.snapshot, files.tolist())
+        except (ConflictError, NotFoundError):
+            raise
+        except FirnlineError as error:
+            _log.warning("a segment is built here, since no worker did: %s: %s", type(error).__name__, error)
+            return None
+        if self.progress is not None:
+            self.progress(self.n_files + len(files), self.n_planned)
+        return fitted
+
+    async def _here(self, files: np.ndarray) -> Fitted:
+        from functions.index.build import build
 
         before, told = self.n_files, self.progress
         step = None if told is None else (lambda done, _all: told(before + done, self.n_planned))
         built = await build(self.parts.stores, self.snapshot, files.tolist(), self.index, progress=step)
-        self.n_files += len(files)
-        lasting = {number: why for number, why in built.skipped.items() if why not in (GONE, REPLACED)}
-        self.skips.add(self.snapshot, lasting)
-        return built.segment
+        if built.segment is None:
+            return Fitted(None, b"", built.skipped)
+        return Fitted(*await self._store(built.segment), built.skipped)
 
-    async def _commit(self, segment: Segment | None, replaced: Sequence[SegmentRef]) -> None:
-        stored = None if segment is None else await self._store(segment)
+    async def _commit(self, stored: tuple[SegmentRef, bytes] | None, replaced: Sequence[SegmentRef]) -> None:
         gone = {each.id for each in replaced}
         base = self.index
 

@@ -22,7 +22,7 @@ from functions.tasks import Page, Reply, Task
 from service.coordinate.choose import TASK_OVERHEAD_S, Choice, choose
 from service.coordinate.run import StageRun
 from service.coordinate.tasks import Tasks
-from service.coordinate.terms import Tally, Terms
+from service.coordinate.terms import Tally, Terms, Workers
 from service.coordinate.verdict import page_of
 from service.cost import ENGINE_GETS, Prices, check_cost, estimate
 from service.statement import Receipt, Statement
@@ -96,6 +96,14 @@ class FanOut:
             check_cost(found, most)
         forced = statement.functions == "fan-out"
         return Tasks(choice.n_tasks, choice.reason, found, forced, options.broadcast_bytes)
+
+    @property
+    def workers(self) -> Workers | None:
+        """Where whole jobs on tables run; None: in this process."""
+        options = self._options
+        if options.place == "inline":
+            return None
+        return Workers(self.invoker, options.secret, options.task_timeout_ms)
 
     async def invoker(self) -> Invoker:
         """Return where tasks run. Raises what opening it raises."""

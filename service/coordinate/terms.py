@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-__all__ = ["Tally", "Terms"]
+if TYPE_CHECKING:
+    from functions.invoke import Invoker
+
+__all__ = ["Tally", "Terms", "Workers"]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where whole jobs on tables run, and on which terms.
+
+    open_invoker : returns it, the same each time; whoever gave it closes it
+    timeout_ms : of one attempt
+    """
+
+    open_invoker: Callable[[], Awaitable[Invoker]]
+    secret: bytes = field(repr=False)
+    timeout_ms: int = 900_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +85,17 @@ class Tally:
     def add_usage(self, usage: Mapping[str, float]) -> None:
         """Count what a reply says of itself."""
         for name, value in usage.items():
-            if name == "memory_mb":
+            if name in ("memory_mb", "billed_memory_mb"):
                 self.usage[name] = max(self.usage[name], value)
             else:
                 self.usage[name] += value
-        self.gb_s += usage.get("wall_ms", 0.0) / 1000 * usage.get("memory_mb", 0.0) / 1024
+        self.gb_s += usage.get("wall_ms", 0.0) / 1000 * _memory_mb(usage) / 1024
 
     def add_lost(self, elapsed_s: float) -> None:
         """Count an attempt that gave no reply: it worked for as long as it was waited for, like the others."""
-        self.gb_s += elapsed_s * self.usage["memory_mb"] / 1024
+        self.gb_s += elapsed_s * _memory_mb(self.usage) / 1024
+
+
+def _memory_mb(usage: Mapping[str, float]) -> float:
+    """Return what the platform bills, or else what the worker held."""
+    return usage.get("billed_memory_mb") or usage.get("memory_mb", 0.0)

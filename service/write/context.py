@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
@@ -25,6 +25,9 @@ from storage.stores import Stores
 from storage.tables.snapshot import At, Snapshot
 from storage.tables.write import TableWriter
 
+if TYPE_CHECKING:
+    from service.coordinate.jobs import Jobs
+
 __all__ = ["Outcome", "Work", "WriteContext"]
 
 
@@ -37,6 +40,11 @@ class WriteContext(Protocol):
     stores: Stores
     logs: Logs
     lake: str
+
+    @property
+    def jobs(self) -> Jobs | None:
+        """What runs whole jobs on tables as tasks of workers; None: they are run here."""
+        ...
 
     async def query(
         self,

@@ -94,9 +94,10 @@ async def _table(work: Work, name: tuple[str, str]) -> TableEntry:
 def maintenance_of(work: Work) -> Maintenance:
     """Return what the statement refreshes indexes with."""
     engine = work.engine
+    jobs = engine.jobs
     return Maintenance(
         work.stores, Indexes(engine.kv, engine.clock), Models(engine.kv, work.stores, engine.lake), engine.clock,
-        engine.lake,
+        engine.lake, fit=None if jobs is None else jobs.fit,
     )  # fmt: skip
 
 

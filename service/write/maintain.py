@@ -43,7 +43,9 @@ async def optimize(work: Work, statement: Optimize) -> Outcome:
         paths = snapshot.files.paths
         return np.fromiter((wanted is None or path in wanted for path in paths), bool, len(paths))
 
-    done = await merge_files(work.stores, work.engine.tables, work.engine.clock, entry, choose=choose)
+    jobs = work.engine.jobs
+    merging = None if jobs is None else await jobs.merging()
+    done = await merge_files(work.stores, work.engine.tables, work.engine.clock, entry, choose=choose, merging=merging)
     work.committed()
     kept = await keep_indexes(maintenance_of(work), [await work.managed(statement.table)], as_one=True)
     shown = f"{entry.namespace}.{entry.name}"
