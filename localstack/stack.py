@@ -19,13 +19,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
 
 import stack_data
-from stack_install import ensure_etcd, localstack_python
-from stack_layout import Choices, Layout, StackError, chosen_ports, remembered_ports
+from stack_install import ensure_etcd, functions_here, localstack_python
+from stack_layout import Choices, Layout, StackError, chosen_ports, remembered_ports, write_private
 from stack_parts import BUCKET, Part, parts, shell_variables
 from stack_process import end, read_record, running, start
 
@@ -55,6 +56,7 @@ class Stack:
     def up(self) -> None:
         """Start what does not run. Raises `StackError`, and ends what it began, where a part does not become ready."""
         ensure_etcd(say)
+        self._choices = replace(self._choices, functions=functions_here(self._choices, say))
         localstack = localstack_python(ROOT, self._choices, say)
         ports = chosen_ports(self._layout, self._choices, self._held())
         made = parts(self._layout, ports, self._choices, localstack)
@@ -107,6 +109,8 @@ class Stack:
         # What writes objects ends before the objects are kept.
         for name in reversed(NAMES) if part.name == "s3" else (part.name,):
             self._end(name, save=True)
+        for path, text in part.files.items():
+            write_private(Path(path), text)
         began = time.monotonic()
         process = start(
             part.command, part.environment, self._layout.folder, self._layout.record(part.name),
@@ -123,6 +127,7 @@ class Stack:
     def _fill(self, url: str) -> None:
         """Bring the objects of the last time back, or start an empty lake where they are lost."""
         if stack_data.is_filled(url):
+            self._archive.unlink(missing_ok=True)
             return
         lost = not self._archive.exists() and (self._layout.data / "etcd").exists()
         if lost:
@@ -165,10 +170,7 @@ class Stack:
             process.wait()
 
     def _write_env(self, variables: dict[str, str]) -> None:
-        draft = self._layout.env.with_suffix(".draft")
-        draft.touch(mode=0o600)
-        draft.write_text("".join(f"export {name}='{value}'\n" for name, value in variables.items()))
-        draft.replace(self._layout.env)
+        write_private(self._layout.env, "".join(f"export {name}='{value}'\n" for name, value in variables.items()))
 
     def _greet(self, made: Sequence[Part]) -> None:
         env = os.path.relpath(self._layout.env)
@@ -236,7 +238,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start what does not run")
     up.add_argument("--s3", choices=("auto", "localstack", "moto"), default="auto")
-    up.add_argument("--functions", choices=("lambda", "http"), default="http")
+    up.add_argument("--functions", choices=("lambda", "http"), default="lambda")
     up.add_argument("--workers", type=int, default=2, metavar="N", help="tasks at once")
     up.add_argument("--port", type=int, help="of the endpoint")
     down = commands.add_parser("down", help="end what was started")

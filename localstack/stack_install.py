@@ -1,4 +1,4 @@
-"""What the stack needs beside the checkout's own packages: etcd from Debian, LocalStack from PyPI.
+"""What the stack needs beside the checkout's own packages: etcd from Debian, LocalStack and AWS's emulator from PyPI.
 
 LocalStack 4.14.0 is the last release that starts without a token. It runs on Python 3.13 only, in an environment of its
 own under ``.tools``, with the packages of its time: later ones break it.
@@ -11,10 +11,12 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
+from lambda_rie import EmulatorMissingError, emulator
 from stack_layout import Choices, StackError
 
-__all__ = ["LOCALSTACK", "ensure_etcd", "localstack_python"]
+__all__ = ["LOCALSTACK", "ensure_etcd", "functions_here", "localstack_python"]
 
 LOCALSTACK, _AS_OF = "4.14.0", "2026-03-05"
 Say = Callable[[str], None]
@@ -34,6 +36,17 @@ def ensure_etcd(say: Say) -> None:
         )  # fmt: skip
         if done.returncode:
             raise StackError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}")
+
+
+def functions_here(choices: Choices, say: Say) -> Literal["lambda", "http"]:
+    """Return where tasks run; without AWS's emulator, which is fetched once, in ``firn worker``, and why is said."""
+    if choices.functions == "lambda":
+        try:
+            emulator()
+        except EmulatorMissingError as error:
+            say(f"{error}; tasks run in firn worker instead of Lambda functions")
+            return "http"
+    return choices.functions
 
 
 def localstack_python(root: Path, choices: Choices, say: Say) -> Path | None:

@@ -16,7 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["PORTS", "Choices", "Layout", "StackError", "chosen_ports", "task_secret"]
+__all__ = [
+    "PORTS",
+    "Choices",
+    "Layout",
+    "StackError",
+    "chosen_ports",
+    "remembered_ports",
+    "task_secret",
+    "write_private",
+]
 
 PORTS = ("s3", "etcd", "etcd-peer", "wal", "workers", "endpoint")
 _ENDPOINT_PORT = 8080
@@ -83,14 +92,20 @@ class Layout:
             each.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
+def write_private(path: Path, text: str) -> None:
+    """Replace a file by one that only its owner reads."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    draft.touch(mode=0o600)
+    draft.write_text(text)
+    draft.replace(path)
+
+
 def task_secret(layout: Layout) -> str:
     """Return the stack's own secret for tasks, made when it is first asked for."""
     path = layout.folder / "secret"
     if not path.exists():
-        draft = path.with_suffix(".draft")
-        draft.touch(mode=0o600)
-        draft.write_text(secrets.token_urlsafe(32))
-        draft.replace(path)
+        write_private(path, secrets.token_urlsafe(32))
     return path.read_text().strip()
 
 
@@ -125,9 +140,7 @@ def chosen_ports(layout: Layout, choices: Choices, held: Mapping[str, int]) -> d
         wanted = [before[name]] if name in before else [_ENDPOINT_PORT] if name == "endpoint" else []
         taken = set(ports.values())
         ports[name] = next(port for port in (*wanted, *_candidates(layout)) if port not in taken and is_free(port))
-    draft = layout.state.with_suffix(".draft")
-    draft.write_text(json.dumps({"ports": ports}, indent=2))
-    draft.replace(layout.state)
+    write_private(layout.state, json.dumps({"ports": ports}, indent=2))
     return ports
 
 

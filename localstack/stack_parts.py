@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stack_layout import Choices, Layout, task_secret
@@ -31,7 +31,8 @@ class Part:
 
     url : where it is reached
     ready : path that answers 200 once it works
-    start_s, stop_s : how long it may take to be ready, and to end after SIGTERM
+    files : that it reads, with their text; written before it starts
+    start_s : how long it may take to be ready
     """
 
     name: str
@@ -40,13 +41,13 @@ class Part:
     environment: Mapping[str, str]
     url: str
     ready: str
+    files: Mapping[str, str] = field(default_factory=dict)
     start_s: float = 60.0
-    stop_s: float = 20.0
 
     @property
     def identity(self) -> str:
         """Return what differs when the part has to be started anew."""
-        text = json.dumps([self.command, sorted(self.environment.items())])
+        text = json.dumps([self.command, sorted(self.environment.items()), sorted(self.files.items())])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -57,6 +58,7 @@ def shell_variables(layout: Layout, ports: Mapping[str, int], choices: Choices) 
         "FIRN_CATALOG": f"etcd://127.0.0.1:{ports['etcd']}",
         "FIRN_LOG_OWN": "0",
         "FIRN_FUNCTIONS": f"lambda:{FUNCTION}" if choices.functions == "lambda" else _url(ports["workers"]),
+        "FIRN_FUNCTIONS_CONCURRENCY": str(choices.n_workers),
         "FIRN_TASK_SECRET": task_secret(layout),
         "AWS_ENDPOINT_URL_S3": _url(ports["s3"]),
         "AWS_ENDPOINT_URL": _url(ports["workers"] if choices.functions == "lambda" else ports["s3"]),
@@ -83,7 +85,7 @@ def parts(layout: Layout, ports: Mapping[str, int], choices: Choices, localstack
         Part(
             "wal", "the log service", (_FIRN, "wal", "--port", str(ports["wal"])), ours, _url(ports["wal"]), "/readyz"
         ),
-        _workers(ports["workers"], ours, choices),
+        _workers(layout, ports["workers"], ours, choices),
         Part(
             "endpoint", "the endpoint", (_FIRN, "serve", "--port", str(ports["endpoint"])), ours,
             _url(ports["endpoint"]), "/readyz",
@@ -112,7 +114,7 @@ def _s3(layout: Layout, port: int, mine: Mapping[str, str], localstack: Path | N
         "FILESYSTEM_ROOT": str(layout.folder / "localstack"),
     }
     command = (str(localstack), "-P", "-m", "localstack.runtime.main")
-    return Part("s3", "the S3 API, by LocalStack", command, environment, _url(port), "/_localstack/health", stop_s=10.0)
+    return Part("s3", "the S3 API, by LocalStack", command, environment, _url(port), "/_localstack/health")
 
 
 def _etcd(layout: Layout, ports: Mapping[str, int], mine: Mapping[str, str]) -> Part:
@@ -126,11 +128,30 @@ def _etcd(layout: Layout, ports: Mapping[str, int], mine: Mapping[str, str]) -> 
     return Part("etcd", "the catalog's etcd", command, mine, client, "/health")
 
 
-def _workers(port: int, ours: Mapping[str, str], choices: Choices) -> Part:
-    n = str(choices.n_workers)
-    without = {name: value for name, value in ours.items() if name not in ("FIRN_FUNCTIONS", "FIRN_CATALOG")}
-    command = (_FIRN, "worker", "--port", str(port), "--concurrency", n)
-    return Part("workers", f"a worker for {n} tasks at once", command, without, _url(port), "/readyz")
+def _workers(layout: Layout, port: int, ours: Mapping[str, str], choices: Choices) -> Part:
+    n = choices.n_workers
+    without = {
+        name: value
+        for name, value in ours.items()
+        if name not in ("FIRN_FUNCTIONS", "FIRN_FUNCTIONS_CONCURRENCY", "FIRN_CATALOG", "AWS_ENDPOINT_URL")
+    }
+    if choices.functions == "http":
+        command = (_FIRN, "worker", "--port", str(port), "--concurrency", str(n))
+        return Part("workers", f"a worker for {n} tasks at once", command, without, _url(port), "/readyz")
+    config = str(layout.folder / "functions.json")
+    told = {name: value for name, value in without.items() if name.startswith(("FIRN_", "AWS_")) or name == MARK}
+    function = {"handler": "functions.aws.worker", "concurrency": n, "environment": told}
+    command = (
+        sys.executable,
+        str(Path(__file__).with_name("lambda_front.py")),
+        "--port",
+        str(port),
+        "--config",
+        config,
+    )
+    what = f"Lambda with the function {FUNCTION}, up to {n} at once under AWS's emulator"
+    text = json.dumps({"functions": {FUNCTION: function}}, indent=2)
+    return Part("workers", what, command, without, _url(port), "/2016-08-19/account-settings", {config: text})
 
 
 def _url(port: int) -> str:
