@@ -1,0 +1,24 @@
+#!/bin/sh
+# Installs what uv.lock pins into $UV_PROJECT_ENVIRONMENT: what the four roles need, AWS's runtime client, and no tests.
+set -eu
+if [ -f /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi
+if [ -f /run/secrets/uv ]; then export UV_CONFIG_FILE=/run/secrets/uv; fi
+python=$(command -v python3.11)
+
+extras=""
+for extra in s3 etcd iceberg iceberg-catalogs delta kernels functions otel server lambda client cli; do
+  extras="$extras --extra $extra"
+done
+# shellcheck disable=SC2086
+uv sync --frozen --quiet --no-dev --no-install-project --python "$python" $extras
+
+# AWS's runtime client stands among the development packages, where its version is pinned.
+uv export --frozen --quiet --no-hashes --no-header --no-annotate --only-group dev --no-emit-project |
+  grep -E '^(awslambdaric|simplejson|snapshot-restore-py)==' > /tmp/lambda.txt
+uv pip install --quiet --no-deps --python "$UV_PROJECT_ENVIRONMENT/bin/python" -r /tmp/lambda.txt
+
+# Packages bring their own tests, headers and static libraries.
+cd "$UV_PROJECT_ENVIRONMENT/lib/python3.11/site-packages"
+rm -rf numba/tests numba/cuda/tests pyarrow/tests pyarrow/include pyarrow/src
+find . -type d \( -name tests -o -name test \) -path './numpy/*' -prune -exec rm -r {} +
+find . -name '*.a' -o -name '*.pxd' -o -name '*.pyx' -o -name '*.pyi' | xargs rm -f
