@@ -45,6 +45,7 @@ def engine_settings(lake: str, settings: Settings) -> EngineSettings:
             secret=settings.task_secret,
             tasks_max=settings.tasks_max,
             max_usd=settings.max_cost,
+            prices=settings.prices,
             lambda_endpoint=settings.aws.get("AWS_ENDPOINT_URL"),
             concurrency=settings.functions_concurrency,
             memory_bytes=settings.functions_memory_bytes,

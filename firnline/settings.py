@@ -275,6 +275,10 @@ class Settings:
         "FIRN_LOG_SQL", parse_flag, False,
         "Put the text of statements into a server's log, with whatever data stands in it; never their parameters.",
     )  # fmt: skip
+    prices: str = _from(
+        "FIRN_PRICES", str, "",
+        "Prices in USD in place of the list's: any of `gb_second=…,invocation=…,get=…,put=…`.",
+    )  # fmt: skip
     history: str | None = _from(
         "FIRN_HISTORY", str, None, "The shell's history file; default: `~/.local/state/firnline/history`; empty: none."
     )

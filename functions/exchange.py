@@ -185,7 +185,7 @@ class PageWriter:
         assert page.data is not None
         location = f"{self._prefix}{self._name}-{bucket}-{number}.arrow"
         blobs, key = self._stores.resolve(location)
-        self._stores.count.requests += 1
+        self._stores.count.put(location)
         await blobs.put(key, page.data, if_absent=True)
         self.n_stored += 1
         self._pages[bucket, number] = Page(page.n_rows, page.n_bytes, page.checksum, bucket, None, location)
@@ -273,6 +273,7 @@ async def delete_results(stores: Stores, prefix: str) -> int:
     if not is_results_prefix(prefix):
         raise InvalidError("this is no place of a statement's pages", results=prefix)
     blobs, key = stores.resolve(prefix.rstrip("/"))
+    stores.count.put(prefix)  # a listing has the price of a put, deletions have none
     keys = [meta.key async for meta in blobs.list(key + "/")]
     return await _delete(stores, prefix, keys)
 

@@ -145,8 +145,9 @@ async def _fit(work: Work, task: Task) -> Outcome:
         work.clock.new_id(), len(segment.paths), segment.n_keys, len(data), hashlib.sha256(data).hexdigest(), False,
         segment.error,
     )  # fmt: skip
-    blobs, key = work.stores.resolve(segment_location(_lake(task), table.entry.id, ref.id))
-    work.stores.count.requests += 1
+    location = segment_location(_lake(task), table.entry.id, ref.id)
+    blobs, key = work.stores.resolve(location)
+    work.stores.count.put(location)
     await blobs.put(key, data, if_absent=True)
     return Outcome(body={"segment": asdict(ref), "skipped": skipped})
 

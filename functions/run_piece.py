@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 from datafusion import ExecutionPlan, RecordBatchStream
 
+from functions.engine_reads import engine_gets, scans_of
 from functions.exchange import PageWriter, read_pages
 from functions.execute import ENGINE, metrics_of, start
 from functions.plan_files import files_of
@@ -50,10 +51,16 @@ async def run_piece(work: Work, task: Task) -> Outcome:
     plan = await work.session.in_planner(_bound, work, task.payload, buckets, inputs)
     del inputs
     pages = await _write(work, task, plan)
-    metrics = metrics_of(plan)
+    metrics, count = metrics_of(plan), work.stores.count
+    engine = engine_gets(plan, scans_of(task.payload), work.session.footers) if buckets else 0
     return Outcome(
         pages,
-        usage={"bytes_scanned": float(metrics.bytes_scanned), "spilled_bytes": float(metrics.spilled_bytes)},
+        usage={
+            "bytes_scanned": float(metrics.bytes_scanned),
+            "spilled_bytes": float(metrics.spilled_bytes),
+            "gets": float(count.gets + engine),
+            "puts": float(count.puts),
+        },
     )
 
 

@@ -104,6 +104,8 @@ class Session:
 
     def __init__(self, options: SessionOptions, clock: Clock) -> None:
         self.options = options
+        self.footers: set[str] = set()
+        """Files in object stores whose footers the engine has read (`functions.engine_reads`)."""
         self.context = SessionContext(_config(options), _runtime(options))
         self._buckets = BucketClients(self.context, options.s3, clock)
         self._functions: set[str] = set()

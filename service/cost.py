@@ -1,13 +1,14 @@
 """What statements cost: the price of functions' time and of the store's requests; before the run an estimate.
 
-Prices are list prices in USD without free tiers, looked at in 2025; they differ little between regions.
+Prices are list prices in USD without free tiers; ``FIRN_PRICES`` replaces them, one by one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields, replace
 
-from storage.errors import LimitError
+from storage.errors import InvalidError, LimitError
 
 __all__ = ["ENGINE_BYTES_PER_S", "ENGINE_GETS", "PRICES", "Estimate", "Prices", "check_cost", "estimate", "prices_of"]
 
@@ -22,14 +23,25 @@ WORKER_MEMORY_MB = 1769
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """USD for one of each."""
+    """USD for one of each.
+
+    gb_second : of a function's memory and time
+    get, put : of requests to the object store: reads, and writes with listings
+    """
 
     gb_second: float = 0.0000166667
     invocation: float = 0.20e-6
     get: float = 0.40e-6
     put: float = 5.0e-6
 
+    def of_requests(self, gets: float, puts: float) -> float:
+        """Return what requests cost."""
+        return gets * self.get + puts * self.put
 
+
+# From aws.amazon.com/lambda/pricing (x86, first tier: 0.0000166667 USD a GB-second, 0.20 USD a million requests) and
+# aws.amazon.com/s3/pricing (Standard, us-east-1: 0.005 USD for 1,000 PUT, COPY, POST or LIST, 0.0004 for 1,000 GET and
+# all others, DELETE free), as they stood in 2025. Not read from there by this program: set FIRN_PRICES to your own.
 PRICES = {
     "us-east-1": Prices(),
     "us-east-2": Prices(),
@@ -40,9 +52,26 @@ PRICES = {
 }
 
 
-def prices_of(region: str | None) -> Prices:
-    """Return a region's prices; those of us-east-1 where they are not known."""
-    return PRICES.get(region or "", Prices())
+def prices_of(region: str | None, own: str = "") -> Prices:
+    """Return a region's prices, those of us-east-1 where they are not known, with ``own`` in their place.
+
+    Raises `InvalidError` for ``own`` that is not like ``gb_second=0.0000133334,get=4e-7``.
+    """
+    changes: dict[str, float] = {}
+    names = [each.name for each in fields(Prices)]
+    for part in filter(None, (each.strip() for each in own.split(","))):
+        name, _, text = (each.strip() for each in part.partition("="))
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if name not in names or not 0 <= value < math.inf:
+            raise InvalidError(
+                "FIRN_PRICES does not read; write prices in USD such as gb_second=0.0000133334,get=4e-7",
+                price=part[:100], known=",".join(names),
+            )  # fmt: skip
+        changes[name] = value
+    return replace(PRICES.get(region or "", Prices()), **changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +98,7 @@ def estimate(n_tasks: int, scan_bytes: int, n_files: int, prices: Prices, *, ove
     gb_s = work_s * WORKER_MEMORY_MB / 1024
     gets = (n_files + n_tasks) * ENGINE_GETS
     puts = n_tasks
-    usd = gb_s * prices.gb_second + n_tasks * prices.invocation + gets * prices.get + puts * prices.put
+    usd = gb_s * prices.gb_second + n_tasks * prices.invocation + prices.of_requests(gets, puts)
     return Estimate(max(1, n_tasks), scan_bytes, gb_s, gets, puts, usd)
 
 

@@ -27,6 +27,7 @@ from functions.session import Session
 from functions.tail import Tails
 from service.blame import name_the_file
 from service.commands import run_command
+from service.cost import Prices
 from service.loading import Known, Loaded, Loading, TableName
 from service.parse import Parsed, parse
 from service.planner import Planned, Planner, retyped
@@ -226,6 +227,10 @@ class Engine:
     ) -> AsyncGenerator[pa.RecordBatch, None]:
         for batch in planned.rows:
             yield batch
+        if planned.remote:
+            from functions.engine_reads import planning_gets
+
+            self._count_gets(receipt, planning_gets(planned.locations, self._session.footers))
         if planned.stages is not None and self._fan_out is not None:
             async with aclosing(self._fan_out.rows(planned.stages, statement, receipt)) as batches:
                 async for batch in batches:
@@ -251,7 +256,17 @@ class Engine:
             translated = translate(error, parsed.sql)
             raise await name_the_file(self._session, translated, planned.scans.values()) from error
         receipt.bytes_scanned += metrics_of(planned.plan).bytes_scanned
+        if planned.remote:
+            from functions.engine_reads import run_gets
+
+            self._count_gets(receipt, run_gets(planned.plan, self._session.context))
         self._late.learn(parsed.text, planned.late, waited_s * 1000)
+
+    def _count_gets(self, receipt: Receipt, gets: int, puts: int = 0) -> None:
+        prices = self._fan_out.prices if self._fan_out is not None else Prices()
+        receipt.gets += gets
+        receipt.puts += puts
+        receipt.cost_usd += prices.of_requests(gets, puts)
 
     async def _finish(
         self,
@@ -266,6 +281,7 @@ class Engine:
                 yield batch
         receipt.requests += stores.count.requests
         receipt.metadata_bytes += stores.count.bytes
+        self._count_gets(receipt, stores.count.gets, stores.count.puts)
         receipt.wall_ms = (time.perf_counter() - started[0]) * 1000
         receipt.cpu_ms = (time.process_time() - started[1]) * 1000
 

@@ -62,6 +62,16 @@ class Planned:
     stages: Stages | None = None
     """What runs in place of ``plan``: tasks on workers."""
 
+    @property
+    def remote(self) -> bool:
+        """Whether a file that it scans lies in an object store."""
+        return any(scan.snapshot.location.startswith("s3://") for scan in self.scans.values())
+
+    @property
+    def locations(self) -> list[str]:
+        """The files that it scans."""
+        return [location for scan in self.scans.values() for location in scan.files]
+
 
 class Planner:
     """The planning of one statement; used once. Names of ``given`` mean those rows."""

@@ -60,6 +60,7 @@ class FunctionAccess:
     secret : that they are signed with; None: one of its own, for workers that this process starts
     tasks_max : of a statement at once; 0: as many as the workers take
     max_usd : that a statement may be estimated to cost; 0: no limit
+    prices : in place of the list's (`service.cost.prices_of`)
     lambda_endpoint : of AWS's Lambda; None: AWS's own
     concurrency : tasks that the workers run at once; 0: as the platform says
     memory_bytes : that a worker process of this machine may hold; 0: no limit
@@ -72,6 +73,7 @@ class FunctionAccess:
     secret: str | None = field(default=None, repr=False)
     tasks_max: int = 0
     max_usd: float = 0.0
+    prices: str = ""
     lambda_endpoint: str | None = None
     concurrency: int = 0
     memory_bytes: int = 0

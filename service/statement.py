@@ -87,6 +87,10 @@ class Receipt:
     """Bytes read from data files by the engine (its own counters)."""
     requests: int = 0
     """Metadata requests made for this statement (log, manifests, footers, listings)."""
+    gets: int = 0
+    puts: int = 0
+    """Requests of object stores by price, tasks' included: reads, and writes with listings. The engine counts none of
+    its own: they are reckoned from what it read (`functions.engine_reads`)."""
     metadata_bytes: int = 0
     snapshots: dict[str, int] = field(default_factory=dict)
     """Table → version it was read at."""
@@ -108,7 +112,7 @@ class Receipt:
     task_gb_s: float = 0.0
     """Memory of the workers times the time of the tasks."""
     cost_usd: float = 0.0
-    """What the tasks cost by the price list (`service.cost`)."""
+    """What the tasks and all requests of object stores cost by the price list (`service.cost`)."""
     routes: dict[str, str] = field(default_factory=dict)
     """Table → how its rows were found, where an index had a say: ``lookup`` or ``scan``, and why."""
     ack: str | None = None

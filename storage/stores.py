@@ -99,12 +99,26 @@ def _real(location: str) -> str:
     return location.rstrip("/")
 
 
+def _is_remote(location: str) -> bool:
+    return not location.startswith("file://")
+
+
 @dataclass(slots=True)
 class RequestCount:
-    """Requests and bytes that one statement asked of the stores."""
+    """Requests and bytes that one statement asked of the stores.
+
+    gets, puts : those of object stores, by price: reads, and writes with listings
+    """
 
     requests: int = 0
     bytes: int = 0
+    gets: int = 0
+    puts: int = 0
+
+    def put(self, location: str) -> None:
+        """Count a blob that was written through its `Blobs`."""
+        self.requests += 1
+        self.puts += _is_remote(location)
 
 
 @dataclass
@@ -144,14 +158,14 @@ class Stores:
         """Return the whole blob at ``location``."""
         blobs, key = self.resolve(location)
         data, _meta = await blobs.get(key)
-        self._add(1, len(data))
+        self._add(location, 1, len(data))
         return data
 
     async def get_range(self, location: str, start: int, limit: int) -> bytes:
         """Return bytes [start, limit) of the blob at ``location``."""
         blobs, key = self.resolve(location)
         data = await blobs.get_range(key, start, limit)
-        self._add(1, len(data))
+        self._add(location, 1, len(data))
         return data
 
     async def get_range_with_etag(
@@ -159,9 +173,9 @@ class Stores:
     ) -> tuple[bytes, str]:
         """Return bytes [start, limit) and the blob's etag. Raises `ConflictError` if that is not ``if_match``."""
         blobs, key = self.resolve(location)
-        self._add(1, 0)
+        self._add(location, 1, 0)
         data, etag = await blobs.get_range_with_etag(key, start, limit, if_match=if_match or None)
-        self._add(0, len(data))
+        self._add(location, 0, len(data))
         return data, etag
 
     async def get_ranges(
@@ -173,15 +187,15 @@ class Stores:
         """
         blobs, key = self.resolve(location)
         spans = [pair for pair in ranges if pair[0] < pair[1]] if exact else coalesce(ranges, COALESCE_BYTES)
-        self._add(len(spans) if exact else max(1, len(spans)), 0)
+        self._add(location, len(spans) if exact else max(1, len(spans)), 0)
         parts = await blobs.get_ranges(key, ranges, if_match=if_match or None, exact=exact)
-        self._add(0, sum(map(len, parts)))
+        self._add(location, 0, sum(map(len, parts)))
         return parts
 
     async def head(self, location: str) -> BlobMeta:
         """Return size and etag of the blob at ``location``."""
         blobs, key = self.resolve(location)
-        self._add(1, 0)
+        self._add(location, 1, 0)
         return await blobs.head(key)
 
     async def list(self, location: str, *, start_after: str | None = None) -> AsyncIterator[tuple[str, BlobMeta]]:
@@ -193,7 +207,8 @@ class Stores:
         prefix = key + "/" if location.endswith("/") and key else key
         root = location.partition("://")[0] + "://" + location.partition("://")[2].partition("/")[0]
         after = start_after.removeprefix(root + "/") if start_after else None
-        self._add(1, 0)
+        self.count.requests += 1
+        self.count.puts += _is_remote(location)
         async for meta in blobs.list(prefix, start_after=after):
             yield f"{root}/{meta.key}", meta
 
@@ -203,6 +218,7 @@ class Stores:
             await blobs.close()
         self._opened.clear()
 
-    def _add(self, requests: int, n_bytes: int) -> None:
+    def _add(self, location: str, requests: int, n_bytes: int) -> None:
         self.count.requests += requests
+        self.count.gets += requests if _is_remote(location) else 0
         self.count.bytes += n_bytes

@@ -20,15 +20,17 @@ from functions.session import Session
 from functions.stages import BROADCAST_BYTES, Stage, Stages, bind, pages_of
 from functions.tasks import Page, Reply, Task
 from service.coordinate.choose import TASK_OVERHEAD_S, Choice, choose
+from service.coordinate.counted import count_tasks
 from service.coordinate.run import StageRun
 from service.coordinate.tasks import Tasks
 from service.coordinate.terms import Tally, Terms, Workers
 from service.coordinate.verdict import page_of
-from service.cost import ENGINE_GETS, Prices, check_cost, estimate
+from service.cost import Prices, check_cost, estimate
 from service.statement import Receipt, Statement
 from storage.clock import Clock
+from storage.counts import Counts
 from storage.errors import CorruptError, FirnlineError, NotFoundError
-from storage.stores import Stores
+from storage.stores import RequestCount, Stores
 
 __all__ = ["FanOut", "FanOutOptions"]
 
@@ -71,6 +73,7 @@ class FanOut:
         self._options, self._open, self._session = options, open_invoker, session
         self._stores, self._clock, self._lake = stores, clock, lake
         self._invoker: Invoker | None = None
+        self.counts = Counts()
         self._opening = asyncio.Lock()
         self._swept_s: float | None = None
         self._sweeping: asyncio.Task[None] | None = None
@@ -96,6 +99,11 @@ class FanOut:
             check_cost(found, most)
         forced = statement.functions == "fan-out"
         return Tasks(choice.n_tasks, choice.reason, found, forced, options.broadcast_bytes)
+
+    @property
+    def prices(self) -> Prices:
+        """Return what statements are reckoned with."""
+        return self._options.prices
 
     @property
     def workers(self) -> Workers | None:
@@ -129,20 +137,21 @@ class FanOut:
         """
         invoker = await self.invoker()
         self._sweep_sometimes()
-        terms, tally = self._terms(statement), Tally()
+        terms, tally, stores = self._terms(statement), Tally(), self._stores.scoped()
         last = stages.stages[-1]
         body = stages.stages if last.whole else stages.stages[:-1]
         run = StageRun(body, None if last.whole else last, invoker, self._clock, terms, tally, self._local)
         try:
             await run.run()
-            answer = self._answered(run, last)
+            answer = self._answered(run, last, stores)
             async with aclosing(answer) as batches:
                 async for batch in batches:
                     yield batch
         finally:
-            self._count(receipt, tally)
+            count_tasks(self.counts, tally)
             if run.untidy or run.stored:
-                await self._clean(terms.results)
+                await self._clean(stores, terms.results)
+            self._count(receipt, tally, stores.count)
 
     def _terms(self, statement: Statement) -> Terms:
         now_ms, timeout_ms = self._clock.now_ms(), statement.limits.timeout_ms
@@ -170,10 +179,10 @@ class FanOut:
 
     # The answer
 
-    async def _answered(self, run: StageRun, last: Stage) -> AsyncGenerator[pa.RecordBatch, None]:
+    async def _answered(self, run: StageRun, last: Stage, stores: Stores) -> AsyncGenerator[pa.RecordBatch, None]:
         if last.whole or last.passes:
             number = last.number if last.whole else last.inputs[0][1]
-            async with aclosing(self._passed(run, number)) as passed:
+            async with aclosing(self._passed(run, number, stores)) as passed:
                 async for batch in passed:
                     yield batch
             return
@@ -181,7 +190,7 @@ class FanOut:
         pages = {each.name: pages_of(each, run.board.outputs(each.stage)) for each in piece.reads}
         while True:
             try:
-                inputs = {name: await self._read(each) for name, each in pages.items()}
+                inputs = {name: await self._read(each, stores) for name, each in pages.items()}
                 break
             except (CorruptError, NotFoundError) as error:
                 if not run.lost(error):
@@ -195,22 +204,22 @@ class FanOut:
             async for batch in batches:
                 yield batch
 
-    async def _read(self, pages: Sequence[Page]) -> Mapping[int, Sequence[pa.RecordBatch]]:
+    async def _read(self, pages: Sequence[Page], stores: Stores) -> Mapping[int, Sequence[pa.RecordBatch]]:
         """Return the rows of a leaf's partitions."""
         found: dict[int, Sequence[pa.RecordBatch]] = {}
         for bucket in sorted({page.bucket for page in pages}):
             own = [page for page in pages if page.bucket == bucket]
-            found[bucket] = [batch async for batch in read_pages(self._stores, own)]
+            found[bucket] = [batch async for batch in read_pages(stores, own)]
         return found
 
-    async def _passed(self, run: StageRun, number: int) -> AsyncGenerator[pa.RecordBatch, None]:
+    async def _passed(self, run: StageRun, number: int, stores: Stores) -> AsyncGenerator[pa.RecordBatch, None]:
         """Yield a stage's rows as they are read, task by task."""
         done = 0
         while True:
             outputs = run.board.outputs(number)
             pages = [(task, page) for task in range(done, len(outputs)) for page in outputs[task]]
             try:
-                async with aclosing(read_pages(self._stores, [page for _task, page in pages])) as batches:
+                async with aclosing(read_pages(stores, [page for _task, page in pages])) as batches:
                     async for batch in batches:
                         yield batch
                 return
@@ -224,25 +233,26 @@ class FanOut:
 
     # Afterwards
 
-    def _count(self, receipt: Receipt, tally: Tally) -> None:
+    def _count(self, receipt: Receipt, tally: Tally, own: RequestCount) -> None:
         prices, usage = self._options.prices, tally.usage
+        gets, puts = int(usage["gets"]) + own.gets, int(usage["puts"]) + own.puts
         receipt.tasks = tally.tasks
         receipt.retries += tally.retries
         receipt.hedges += tally.hedges
         receipt.bytes_moved += tally.bytes_moved
         receipt.bytes_scanned += int(usage["bytes_scanned"])
-        receipt.requests += int(usage["requests"])
+        receipt.requests += int(usage["requests"]) + own.requests
+        receipt.gets += gets
+        receipt.puts += puts
         receipt.task_cpu_ms += usage["cpu_ms"]
         receipt.task_gb_s += tally.gb_s
         receipt.cost_usd += (
-            tally.gb_s * prices.gb_second
-            + tally.attempts * prices.invocation
-            + (usage["requests"] + ENGINE_GETS * tally.attempts) * prices.get
+            tally.gb_s * prices.gb_second + tally.attempts * prices.invocation + prices.of_requests(gets, puts)
         )
 
-    async def _clean(self, prefix: str) -> None:
+    async def _clean(self, stores: Stores, prefix: str) -> None:
         try:
-            await delete_results(self._stores, prefix)
+            await delete_results(stores, prefix)
         except FirnlineError as error:
             _log.warning("pages are left for the sweep: %s", error)
 

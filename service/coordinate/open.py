@@ -38,7 +38,7 @@ def open_fan_out(settings: EngineSettings, session: Session, stores: Stores, clo
     place, secret = access.place, _secret(settings, clock)
     n_cores = settings.target_partitions or len(os.sched_getaffinity(0))
     options = FanOutOptions(
-        place, secret, access.tasks_max, access.max_usd, n_cores, prices_of(settings.s3.region),
+        place, secret, access.tasks_max, access.max_usd, n_cores, prices_of(settings.s3.region, access.prices),
         broadcast_bytes=access.broadcast_bytes, task_timeout_ms=access.timeout_ms,
     )  # fmt: skip
     return FanOut(options, partial(_open, settings, secret, stores, clock), session, stores, clock, settings.lake)

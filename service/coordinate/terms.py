@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -67,6 +67,7 @@ class Tally:
     hedges : second copies of stragglers, and ``hedges_won`` those that answered first
     bytes_moved : messages, replies and stored pages
     usage : sums over all replies, failed tasks' and losers' included
+    ended : kind, outcome ("succeeded", "dropped" or an error's class) and number of an attempt → how many
     gb_s : memory that replies say they held, times their wall time; of attempts without a reply, an estimate
     """
 
@@ -81,6 +82,7 @@ class Tally:
     gb_s: float = 0.0
     most_running: int = 0
     usage: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    ended: Counter[tuple[str, str, int]] = field(default_factory=Counter)
 
     def add_usage(self, usage: Mapping[str, float]) -> None:
         """Count what a reply says of itself."""

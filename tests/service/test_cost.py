@@ -6,7 +6,7 @@ import pytest
 
 from service.coordinate.choose import TASK_BYTES, choose
 from service.cost import ENGINE_BYTES_PER_S, Prices, check_cost, estimate, prices_of
-from storage.errors import LimitError
+from storage.errors import InvalidError, LimitError
 
 GB = 1 << 30
 
@@ -30,6 +30,18 @@ def test_what_is_past_its_limit_is_refused_and_zero_is_no_limit() -> None:
 def test_regions_that_are_not_known_cost_what_the_first_does() -> None:
     assert prices_of(None) == prices_of("mars-1") == prices_of("us-east-1")
     assert prices_of("eu-central-1").get > prices_of("us-east-1").get
+
+
+def test_own_prices_stand_in_the_place_of_the_lists() -> None:
+    own = prices_of("eu-central-1", "gb_second=0.0000133334, get=0")
+    assert own == Prices(gb_second=0.0000133334, get=0.0, put=5.4e-6)
+    assert own.of_requests(1e6, 1e6) == pytest.approx(5.4)
+
+
+@pytest.mark.parametrize("text", ["gb_second", "gb_hour=1", "get=cheap", "get=-1", "get=nan", "get=inf"])
+def test_own_prices_that_do_not_read_are_refused_with_the_names_that_do(text: str) -> None:
+    with pytest.raises(InvalidError, match=r"FIRN_PRICES.*gb_second,invocation,get,put"):
+        prices_of(None, text)
 
 
 def test_small_statements_stay_and_large_ones_get_tasks_by_their_bytes() -> None:
