@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-from fastapi import FastAPI
 from mangum import Mangum
+from starlette.types import ASGIApp
+
+from service.large_answers import TEXT_TYPES
 
 __all__ = ["lambda_handler"]
 
-_TEXT_TYPES = ["text/", "application/json", "application/problem+json", "application/x-ndjson"]
 
-
-def lambda_handler(app: FastAPI) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
+def lambda_handler(app: ASGIApp) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
     """Return the function that Lambda calls with an event and a context.
 
     The platform buffers an answer whole, so every error has its own status; binary formats travel as base64. Open the
     app with ``AppSettings(background=False)``: nothing runs between two invocations.
     """
-    adapter: Callable[[dict[str, Any], Any], dict[str, Any]] = Mangum(app, lifespan="off", text_mime_types=_TEXT_TYPES)
+    adapter: Callable[[dict[str, Any], Any], dict[str, Any]] = Mangum(
+        cast(Any, app), lifespan="off", text_mime_types=list(TEXT_TYPES)
+    )
     return adapter
