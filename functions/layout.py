@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from functions import known_nan
 from functions.lookup_layout import GROUP_ROWS, block_rows, encoding
 from functions.transforms import transform_column
 from storage.clock import Clock
@@ -306,13 +307,16 @@ def _encode(plan: _Plan, part: pa.Table) -> list[tuple[bytes, pq.FileMetaData]]:
     if plan.settings.row_group_bytes_max:
         step = block_rows(part, step, plan.settings.row_group_bytes_max, options)
     while start < part.num_rows:
-        sink = pa.BufferOutputStream()
+        first, sink = start, pa.BufferOutputStream()
         with pq.ParquetWriter(sink, part.schema, **options) as writer:
             while start < part.num_rows:
                 writer.write_table(part.slice(start, step), row_group_size=step)
                 start += step
                 if sink.tell() >= plan.settings.target_file_bytes:
                     break
+            noted = known_nan.note(part.slice(first, start - first), sink.tell())
+            if noted:
+                writer.add_key_value_metadata(noted)
         data = sink.getvalue()
         files.append((data.to_pybytes(), pq.read_metadata(pa.BufferReader(data))))
     return files

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from datafusion import Expr, LogicalPlan
 
 __all__ = [
-    "And", "Compare", "In", "IsNull", "Or", "Predicate", "StartsWith", "TableFilter", "Unknown", "from_expr", "scans",
+    "And", "Compare", "In", "IsNull", "Or", "Predicate", "StartsWith", "TableFilter", "Unknown", "between_numbers",
+    "from_expr", "scans",
 ]  # fmt: skip
 
 Operator = Literal["=", "!=", "<", "<=", ">", ">="]
@@ -84,6 +85,30 @@ class TableFilter:
     table: str
     predicate: Predicate
     columns: tuple[str, ...] = ()
+
+
+def between_numbers(predicate: Predicate) -> frozenset[str]:
+    """Return the columns that have a lower and an upper bound in every row that satisfies the predicate.
+
+    No NaN has both: the engine orders it above all numbers, and one whose sign bit is set below them.
+    """
+    terms = predicate.terms if isinstance(predicate, And) else (predicate,)
+    below, above = set[str](), set[str]()
+    for term in terms:
+        match term:
+            case Compare(column, op, value) if op != "!=" and value == value:
+                if op in ("=", ">", ">="):
+                    below.add(column)
+                if op in ("=", "<", "<="):
+                    above.add(column)
+            case In(column, values) if all(value == value for value in values):
+                below.add(column)
+                above.add(column)
+            case And():
+                inner = between_numbers(term)
+                below |= inner
+                above |= inner
+    return frozenset(below & above)
 
 
 def scans(plan: LogicalPlan) -> list[TableFilter]:

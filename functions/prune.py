@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from functions.predicate import And, Compare, In, IsNull, Or, Predicate, StartsWith, Unknown
+from functions.predicate import And, Compare, In, IsNull, Or, Predicate, StartsWith, Unknown, between_numbers
 from storage.tables.snapshot import ColumnStats, Snapshot
 
 __all__ = ["may_match"]
@@ -28,7 +28,7 @@ IN_LIST_MAX = 256
 
 def may_match(snapshot: Snapshot, predicate: Predicate) -> np.ndarray:
     """Return bool[n_files]: False where no row of the file can satisfy ``predicate``."""
-    return _Pruner(snapshot).evaluate(predicate)
+    return _Pruner(snapshot).evaluate(predicate, frozenset())
 
 
 class _Pruner:
@@ -37,18 +37,21 @@ class _Pruner:
         self.n_files = len(snapshot.files)
         self.everything = np.ones(self.n_files, dtype=bool)
 
-    def evaluate(self, predicate: Predicate) -> np.ndarray:
+    def evaluate(self, predicate: Predicate, numbers: frozenset[str]) -> np.ndarray:
+        """Return which files to keep; rows whose value is NaN in a column of ``numbers`` are not wanted."""
         match predicate:
             case Unknown():
                 return self.everything
             case And(terms):
-                return np.asarray(np.logical_and.reduce([self.everything, *map(self.evaluate, terms)]))
+                numbers |= between_numbers(predicate)
+                return np.asarray(np.logical_and.reduce([self.everything, *(self.evaluate(t, numbers) for t in terms)]))
             case Or(terms):
-                return np.asarray(np.logical_or.reduce([~self.everything, *map(self.evaluate, terms)]))
+                return np.asarray(np.logical_or.reduce([~self.everything, *(self.evaluate(t, numbers) for t in terms)]))
             case IsNull(column, negated):
                 return self._is_null(column, negated)
             case Compare(column, op, value):
-                return self._with_value(column, value, lambda stats, scalar: _compare(stats, op, scalar))
+                nan = column not in numbers
+                return self._with_value(column, value, lambda stats, scalar: _compare(stats, op, scalar, nan))
             case StartsWith(column, prefix):
                 return self._starts_with(column, prefix)
             case In(column, values):
@@ -96,12 +99,12 @@ class _Pruner:
 
     def _in(self, column: str, values: tuple[Any, ...]) -> np.ndarray:
         if len(values) <= IN_LIST_MAX:
-            return self.evaluate(Or(tuple(Compare(column, "=", value) for value in values)))
+            return self.evaluate(Or(tuple(Compare(column, "=", value) for value in values)), frozenset())
         try:
             smallest, largest = min(values), max(values)
         except TypeError:
             return self.everything
-        return self.evaluate(And((Compare(column, ">=", smallest), Compare(column, "<=", largest))))
+        return self.evaluate(And((Compare(column, ">=", smallest), Compare(column, "<=", largest))), frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,26 +132,30 @@ def _scalar(value: Any, type_: pa.DataType) -> pa.Scalar | None:
         return None
 
 
-def _compare(stats: _Bounds, op: str, value: pa.Scalar) -> pa.Array:
-    """Return bool or null per file. The engine orders NaN above every number, and bounds leave NaN out, so an
-    upper bound of a float column proves nothing about ``>``, ``>=`` and ``!=``. It also orders -0.0 below 0.0, which
-    bounds do not tell apart."""
-    open_above = pa.types.is_floating(value.type)
-    nothing = pa.nulls(len(stats.minimum), pa.bool_())
+def _compare(stats: _Bounds, op: str, value: pa.Scalar, nan: bool) -> pa.Array:
+    """Return bool or null per file.
+
+    Bounds leave NaN out, which the engine orders above every number, or below if its sign bit is set. So those of a
+    float column prove nothing about inequalities where ``nan`` may be wanted. It also orders -0.0 below 0.0, which
+    bounds do not tell apart.
+    """
+    if pa.types.is_floating(value.type):
+        if nan and op != "=":
+            return pa.nulls(len(stats.minimum), pa.bool_())
+        if value.as_py() == 0.0:
+            op = {"<": "<=", ">": ">="}.get(op, op)
     match op:
         case "=":
             return pc.and_kleene(pc.less_equal(stats.minimum, value), pc.greater_equal(stats.maximum, value))
-        case "<" if open_above and value.as_py() == 0.0:
-            return pc.less_equal(stats.minimum, value)
         case "<":
             return pc.less(stats.minimum, value)
         case "<=":
             return pc.less_equal(stats.minimum, value)
         case ">":
-            return nothing if open_above else pc.greater(stats.maximum, value)
+            return pc.greater(stats.maximum, value)
         case ">=":
-            return nothing if open_above else pc.greater_equal(stats.maximum, value)
+            return pc.greater_equal(stats.maximum, value)
+        case _ if pa.types.is_floating(value.type):
+            return pa.nulls(len(stats.minimum), pa.bool_())
         case _:
-            if open_above:
-                return nothing
             return pc.or_kleene(pc.not_equal(stats.minimum, value), pc.not_equal(stats.maximum, value))

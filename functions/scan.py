@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
@@ -22,30 +22,27 @@ from datafusion.catalog import Table
 
 from functions.constant_floats import files_that_hide_nan
 from functions.errors import ReadError, translate
-from functions.literals import identifier, type_name, typed_literal
+from functions.known_nan import without_nan
+from functions.literals import identifier
 from functions.merge_scan import MergeScan
+from functions.scan_columns import filled_columns, is_plain, select_list
 from functions.session import SCANS, Session
 from functions.tail import TableTail
-from storage.errors import CorruptError, FirnlineError, UnsupportedError
+from storage.errors import CorruptError, FirnlineError
 from storage.stores import Stores
-from storage.tables.footers import FooterCache
+from storage.tables.footers import Footer, FooterCache
 from storage.tables.merge_on_read import Fetch, read_rows
-from storage.tables.project import (
-    constants_of,
-    default_of,
-    has_field_ids,
-    is_direct,
-    source_of,
-    with_mapped_ids,
-)
+from storage.tables.project import constants_of
 from storage.tables.snapshot import LoadedDeletes, Snapshot
 
 __all__ = ["ScanCache", "TableScan", "file_url", "make_scan"]
 
+KNOWN_NUMBERS_MAX = 8
+"""Beyond so many sets of columns without NaN among a table's files, what all have in common is used, since each set is
+another native scan."""
 UNION_BRANCHES_MAX = 1_000
 """A view with more native scans costs more to plan (0.4 ms a branch) than merge-on-read costs to read."""
 FOREVER = 2**63 - 1
-_UNITS = ("s", "ms", "us", "ns")
 
 
 @dataclass(frozen=True)
@@ -106,11 +103,14 @@ class _Branch:
 
 async def make_scan(
     session: Session, stores: Stores, snapshot: Snapshot, wanted: np.ndarray, footers: FooterCache, cache: ScanCache,
-    *, late: bool = False,
+    *, late: bool = False, with_nan: Collection[str] = (),
 ) -> TableScan:  # fmt: skip
     """Return a table over the files of ``snapshot`` where ``wanted`` (bool[n_files]) holds.
 
-    With ``late`` its native scans evaluate filters while they decode (see `functions.adaptive`).
+    Parameters
+    ----------
+    late : whether its native scans evaluate filters while they decode (see `functions.adaptive`)
+    with_nan : floating-point columns of which statistics prove nothing, since the statement may want NaN
 
     Raises
     ------
@@ -119,7 +119,8 @@ async def make_scan(
     CorruptError
         a file is damaged, naming it
     """
-    chosen = hashlib.sha256(np.packbits(wanted).tobytes() + bytes([late])).digest()
+    columns = "\0".join(sorted(with_nan)).encode()
+    chosen = hashlib.sha256(np.packbits(wanted).tobytes() + bytes([late]) + columns).digest()
     key = (snapshot.location, snapshot.etag, chosen)
     found = cache.get(key) if snapshot.etag else None
     if found is not None:
@@ -127,7 +128,7 @@ async def make_scan(
     indices = [int(index) for index in np.flatnonzero(wanted)]
     for index in indices:
         stores.resolve(snapshot.files.paths[index])
-    branches, slow = await _sort(stores, snapshot, indices, footers)
+    branches, slow = await _sort(stores, snapshot, indices, footers, frozenset(with_nan))
     loaded = await _load_deletes(stores, snapshot, slow)
     fetch = _blocking_fetch(stores)
     try:
@@ -156,7 +157,7 @@ async def _with_its_file(session: Session, branches: Sequence[_Branch], error: E
 
 
 async def _sort(
-    stores: Stores, snapshot: Snapshot, indices: Sequence[int], footers: FooterCache
+    stores: Stores, snapshot: Snapshot, indices: Sequence[int], footers: FooterCache, with_nan: frozenset[str]
 ) -> tuple[list[_Branch], dict[int, str]]:
     """Return the native branches, and the other files with the reason why."""
     files = snapshot.files
@@ -173,19 +174,20 @@ async def _sort(
     keys = {i: (files.paths[i], int(files.sizes[i]), etags[i] if etags else "") for i in native}
     read = await footers.read(stores, list(keys.values()))
     hiding = await files_that_hide_nan(stores, footers, list(keys.values()), read)
-    branches: dict[tuple[bytes, tuple[object, ...]], _Branch] = {}
-    selects: dict[tuple[bytes, tuple[object, ...]], list[str] | str] = {}
+    branches: dict[tuple[object, ...], _Branch] = {}
+    selects: dict[tuple[object, ...], list[str] | str] = {}
     filled: dict[bytes, list[str]] = {}
-    for index, footer in zip(native, read, strict=True):
+    known = _known_numbers(read) if with_nan else [frozenset[str]()] * len(read)
+    for index, footer, numbers in zip(native, read, known, strict=True):
         if footer.metadata.num_rows == 0:
             continue
         if footer.fingerprint not in filled:
-            filled[footer.fingerprint] = _filled(snapshot, footer.schema)
+            filled[footer.fingerprint] = filled_columns(snapshot, footer.schema)
         constants = constants_of(snapshot, index)
         used = tuple(constants[name].as_py() if name in constants else None for name in filled[footer.fingerprint])
-        group = (footer.fingerprint, used)
+        group = (footer.fingerprint, used, numbers)
         if group not in selects:
-            selects[group] = _select(snapshot, constants, footer.schema)
+            selects[group] = select_list(snapshot, constants, footer.schema, with_nan, numbers)
         columns = selects[group]
         if isinstance(columns, str):
             slow[index] = columns
@@ -194,7 +196,8 @@ async def _sort(
             slow[index] = "NaN beside one number"
             continue
         if group not in branches:
-            branches[group] = _Branch([], columns, _is_plain(snapshot, footer.schema))
+            plain = columns == select_list(snapshot, constants, footer.schema) and is_plain(snapshot, footer.schema)
+            branches[group] = _Branch([], columns, plain)
         branches[group].urls.append(file_url(files.paths[index]))
     kept = list(branches.values())
     if len(kept) > UNION_BRANCHES_MAX:
@@ -204,69 +207,12 @@ async def _sort(
     return kept, slow
 
 
-def _stored_fields(snapshot: Snapshot, stored: pa.Schema) -> list[pa.Field]:
-    if snapshot.name_mapping is not None and not has_field_ids(stored):
-        stored = with_mapped_ids(stored, snapshot.name_mapping)
-    return list(stored)
-
-
-def _filled(snapshot: Snapshot, stored: pa.Schema) -> list[str]:
-    """Return the columns that a file of this schema takes from its partition."""
-    candidates = _stored_fields(snapshot, stored)
-    return [
-        logical.name
-        for logical in snapshot.schema
-        if (logical.name in snapshot.files.partitions or logical.name in snapshot.files.absent)
-        and (snapshot.matching != "field_id" or source_of(logical, candidates, snapshot.matching) is None)
-    ]
-
-
-def _select(snapshot: Snapshot, constants: Mapping[str, pa.Scalar], stored: pa.Schema) -> list[str] | str:
-    """Return the select list that turns a file's columns into the table's, or why there is none."""
-    candidates = _stored_fields(snapshot, stored)
-    try:
-        return [_column(snapshot, logical, constants, candidates) for logical in snapshot.schema]
-    except UnsupportedError as error:
-        return error.message
-
-
-def _column(
-    snapshot: Snapshot, logical: pa.Field, constants: Mapping[str, pa.Scalar], candidates: list[pa.Field]
-) -> str:
-    """Return one item of a select list. Raises `UnsupportedError` when no native expression gives the column."""
-    name, matching = identifier(logical.name), snapshot.matching
-    source = source_of(logical, candidates, matching)
-    if logical.name in constants and (source is None or matching != "field_id"):
-        return f"{typed_literal(constants[logical.name], logical.type)} AS {name}"
-    if source is None:
-        return f"{typed_literal(default_of(logical), logical.type)} AS {name}"
-    if is_direct(logical, source, matching):
-        return f"{identifier(source.name)} AS {name}"
-    if pa.types.is_nested(logical.type) or pa.types.is_nested(source.type):
-        raise UnsupportedError("nested columns that changed")
-    return f"arrow_cast({_exact(source, logical.type)}, '{type_name(logical.type)}') AS {name}"
-
-
-def _exact(source: pa.Field, wanted: pa.DataType) -> str:
-    """Return the stored column, a timestamp of a coarser unit by a function: from comparisons of a cast one the engine
-    takes the cast away, and cuts what it is compared with to the coarser unit."""
-    kind, name = source.type, identifier(source.name)
-    if not (pa.types.is_timestamp(kind) and pa.types.is_timestamp(wanted)):
-        return name
-    if _UNITS.index(kind.unit) >= _UNITS.index(wanted.unit):
-        return name
-    return f"to_timestamp_{'nanos' if wanted.unit == 'ns' else 'micros'}({name})"
-
-
-def _is_plain(snapshot: Snapshot, stored: pa.Schema) -> bool:
-    """Tell whether the file's columns are the table's own, in order."""
-    if stored.names != snapshot.schema.names or _filled(snapshot, stored):
-        return False
-    candidates = _stored_fields(snapshot, stored)
-    return all(
-        source_of(logical, candidates, snapshot.matching) is source and is_direct(logical, source, snapshot.matching)
-        for logical, source in zip(snapshot.schema, candidates, strict=True)
-    )
+def _known_numbers(footers: Sequence[Footer]) -> list[frozenset[str]]:
+    """Return for each file which of its columns are known to hold no NaN."""
+    known = [without_nan(footer.metadata) for footer in footers]
+    if len(set(known)) <= KNOWN_NUMBERS_MAX:
+        return known
+    return [frozenset.intersection(*known)] * len(known)
 
 
 def file_url(location: str) -> str:

@@ -71,7 +71,7 @@ class Engine:
         self.models = Models(kv, stores, lake, bytes_max=index_memory_bytes)
         self._reading = Reading(session, self._snapshots, self.indexes, self.models, footers)
         self._known = Known()
-        self._late = LateMaterialization()
+        self.late = LateMaterialization()
 
     @property
     def jobs(self) -> Jobs | None:
@@ -180,7 +180,7 @@ class Engine:
     async def _plan(
         self, statement: Statement, parsed: Parsed, loading: Loading, given: Mapping[str, pa.Table] | None = None
     ) -> Planned:
-        late = self._late.choose(parsed.text)
+        late = self.late.choose(parsed.text)
         return await Planner(self._reading, loading, statement, parsed, late, given, self._fan_out).plan()
 
     def _loading(self, stores: Stores, receipt: Receipt) -> Loading:
@@ -260,7 +260,7 @@ class Engine:
             from functions.engine_reads import run_gets
 
             self._count_gets(receipt, run_gets(planned.plan, self._session.context))
-        self._late.learn(parsed.text, planned.late, waited_s * 1000)
+        self.late.learn(parsed.text, planned.late, waited_s * 1000)
 
     def _count_gets(self, receipt: Receipt, gets: int, puts: int = 0) -> None:
         prices = self._fan_out.prices if self._fan_out is not None else Prices()

@@ -250,10 +250,10 @@ class Planner:
         return {name: self._mask(name, plan) for name in self._asked}
 
     def _may_prune(self) -> bool:
-        """Tell whether planning over stubs can save anything: a table of several files, or one that failed to load
+        """Tell whether planning over stubs can save anything: a table that filters prune, or one that failed to load
         and may not even be meant."""
         found = self._tables.values()
-        return any(isinstance(each, FirnlineError) or len(each.snapshot.files) > 1 for each in found)
+        return any(isinstance(each, FirnlineError) or self._making.may_prune(each) for each in found)
 
     def _may_look_up(self) -> bool:
         loaded = [each for each in self._tables.values() if not isinstance(each, FirnlineError)]
@@ -271,7 +271,8 @@ class Planner:
     def _mask(self, name: TableName, plan: LogicalPlan) -> np.ndarray:
         snapshot = self._snapshot(name)
         every = np.ones(len(snapshot.files), dtype=bool)
-        if len(snapshot.files) <= 1 and not self._loading.indexes_of(self._loaded(name)):
+        loaded = self._loaded(name)
+        if not self._making.may_prune(loaded) and not self._loading.indexes_of(loaded):
             return every
         found = [s for s in scans_of(plan) if (s.schema or DEFAULT_NAMESPACE, s.table) == name]
         # Scans inside scalar subqueries have no node that the walk reaches, but the plan's text has them all.
@@ -339,9 +340,13 @@ class Planner:
                 "the statement would scan more than its limit; filter by a partition or a sorted column",
                 scan_bytes=total, max_bytes=limit,
             )  # fmt: skip
-        late = self._late and not self._remote(wanted)
+        late = self._late and not self._remote(wanted) and self._making.may_be_late(meant, self._filters)
+        self._late = late
         try:
-            works = [self._making.scan(meant[name], mask, routes.get(name), late=late) for name, mask in wanted.items()]
+            works = [
+                self._making.scan(meant[name], mask, routes.get(name), late=late, filters=self._filters.get(name, ()))
+                for name, mask in wanted.items()
+            ]
             return dict(zip(wanted, await asyncio.gather(*works), strict=True))
         except BaseException as error:
             raise self._translated(error) from error

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 
 from functions.lookup_scan import with_found, with_plan
-from functions.predicate import TableFilter
+from functions.predicate import TableFilter, between_numbers
 from functions.records import key_names
 from functions.scan import TableScan, make_scan
 from functions.tail_scan import with_tail
@@ -18,11 +19,18 @@ from service.reading import Reading
 from service.route import Asking, Routed, choose
 from service.statement import Route
 from storage.errors import InvalidError
+from storage.tables.snapshot import Snapshot
 
 __all__ = ["TableScans", "check_forced", "may_look_up", "n_bytes"]
 
 _CONDITIONS = frozenset(("where", "on", "having", "qualify"))
 """A statement without any of these words asks for no keys."""
+_COMPARES = _CONDITIONS | {"using", "natural", "in", "intersect", "except", "order", "min", "max"}
+"""A statement without any of these words has nothing that statistics could prove."""
+_JOINS = frozenset(("join", "in", "exists", "any", "some", "all", "intersect", "except"))
+_LIMITS = frozenset(("limit", "fetch"))
+_LARGE_BYTES = 4 << 20
+"""A file of so many bytes takes longer to read than its filters take to be known: a millisecond."""
 
 
 def may_look_up(words: frozenset[str], loading: Loading, tables: Sequence[Loaded]) -> bool:
@@ -98,14 +106,60 @@ class TableScans:
             [each for each in schema.names if each in columns], mask,
         )  # fmt: skip
 
-    async def scan(self, loaded: Loaded, mask: np.ndarray, routed: Routed | None, *, late: bool) -> TableScan:
-        """Return the table of the files where ``mask`` (bool[n_files]) holds, and of its tail."""
+    def may_be_late(
+        self, tables: Mapping[TableName, Loaded], filters: Mapping[TableName, Sequence[TableFilter]]
+    ) -> bool:
+        """Tell whether scans may evaluate filters while they decode.
+
+        Joins then filter the rows of the one side by values of the other, and what they filter by tells -0.0 from 0.0,
+        while the joins do not.
+        """
+        may_join = len(tables) > 1 or not self.words.isdisjoint(_JOINS)
+        return not any(
+            (may_join or len(filters.get(name, ())) != 1) and self._compared_floats(loaded.snapshot)
+            for name, loaded in tables.items()
+        )
+
+    def may_prune(self, loaded: Loaded) -> bool:
+        """Tell whether to know a table's filters can save anything but a look-up: files, or row groups of one."""
+        files = loaded.snapshot.files
+        return len(files) > 1 or (
+            int(files.sizes.sum()) >= _LARGE_BYTES and bool(self._compared_floats(loaded.snapshot))
+        )
+
+    def _compared_floats(self, snapshot: Snapshot) -> frozenset[str]:
+        if self.words.isdisjoint(_COMPARES):
+            return frozenset()
+        return frozenset(field.name for field in snapshot.schema if pa.types.is_floating(field.type))
+
+    def _with_nan(self, snapshot: Snapshot, filters: Sequence[TableFilter]) -> frozenset[str]:
+        """Return the columns of which rows with NaN may be wanted, so that statistics, which leave NaN out, prove
+        nothing."""
+        floats = self._compared_floats(snapshot)
+        # With a limit the engine counts all rows of what lies within the bounds, NaN among them.
+        if not floats or not filters or not self.words.isdisjoint(_LIMITS):
+            return floats
+        return floats - frozenset.intersection(*(between_numbers(each.predicate) for each in filters))
+
+    async def scan(
+        self, loaded: Loaded, mask: np.ndarray, routed: Routed | None, *, late: bool,
+        filters: Sequence[TableFilter] = (),
+    ) -> TableScan:  # fmt: skip
+        """Return the table of the files where ``mask`` (bool[n_files]) holds, and of its tail.
+
+        Parameters
+        ----------
+        filters : of all scans of the table; none if they are not known
+        """
         reading, snapshot, tail = self.reading, loaded.snapshot, loaded.tail
         session, stores = reading.session, self.loading.stores
+        with_nan = self._with_nan(snapshot, filters)
         key = key_names(loaded.entry, snapshot.schema) if tail is not None and loaded.entry is not None else ()
 
         async def of_files(wanted: np.ndarray) -> TableScan:
-            return await make_scan(session, stores, snapshot, wanted, reading.footers, reading.scans, late=late)
+            return await make_scan(
+                session, stores, snapshot, wanted, reading.footers, reading.scans, late=late, with_nan=with_nan
+            )
 
         async def whole(wanted: np.ndarray) -> TableScan:
             if tail is None:
