@@ -12,9 +12,11 @@ from functions import tracing
 from functions.run_task import TaskRunner
 from functions.session import SessionOptions
 from functions.tasks import Reply, Task
+from storage.blobs.counted import counting
 from storage.blobs.open import open_blobs
 from storage.blobs.s3_options import S3Options
 from storage.clock import Clock, SystemClock
+from storage.counts import Counts
 from storage.errors import InvalidError
 from storage.stores import AccessPolicy, Stores, normalize
 
@@ -71,17 +73,19 @@ async def open_task_runner(
     extra_usage: Mapping[str, float] | None = None,
     observe: Callable[[Task, Reply], None] | None = None,
     inline_bytes_max: int = 0,
+    counts: Counts | None = None,
 ) -> AsyncIterator[TaskRunner]:
     """Open a runner; its connections are made by its first task. Raises `InvalidError` without a secret.
 
-    ``extra_usage``, ``observe`` and ``inline_bytes_max`` are those of `TaskRunner`.
+    ``extra_usage``, ``observe`` and ``inline_bytes_max`` are those of `TaskRunner`; ``counts`` count its requests.
     """
     if not settings.secret:
         raise InvalidError("a worker runs signed tasks only, and there is no secret; set FIRN_TASK_SECRET")
     if settings.traces:
         tracing.start("worker")
     clock = clock or SystemClock()
-    stores = Stores(partial(open_blobs, s3=settings.s3, clock=clock), settings.policy())
+    opener = partial(open_blobs, s3=settings.s3, clock=clock)
+    stores = Stores(opener if counts is None else counting(opener, counts, clock), settings.policy())
     options = SessionOptions(settings.memory_bytes, settings.spill_dir, settings.target_partitions, settings.s3)
     runner = TaskRunner(
         options, stores, clock, settings.secret, extra_usage=extra_usage, observe=observe,

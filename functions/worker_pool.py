@@ -77,6 +77,11 @@ class WorkerPool:
         """How many workers are ready, busy ones included."""
         return len(self._ready)
 
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of all workers together."""
+        return sum(worker.rss_bytes() for worker in self._living)
+
     async def open(self) -> None:
         """Start the minimum of workers in the background."""
         await asyncio.to_thread(sweep_scratch)

@@ -42,6 +42,7 @@ from service.routes import Call, CatalogView, Handler, Service, routes
 from service.statement import Limits
 from storage.blobs import Blobs
 from storage.clock import Clock
+from storage.counts import Counts
 from storage.errors import FirnlineError, InternalError, InvalidError, NotFoundError, UnsupportedError
 
 __all__ = ["AppComponents", "AppSettings", "create_app"]
@@ -79,6 +80,7 @@ class AppComponents:
     verify : looks an API token up; None lets everybody in
     ingest : what appends rows; None where this process takes none
     logs : those that ``/metrics`` shows; None where this process owns none
+    counts : of this process and its workers, for ``/metrics``
     iceberg : served as an Iceberg REST catalog, where given
     """
 
@@ -92,6 +94,7 @@ class AppComponents:
     ingest: IngestContext | None = None
     logs: LakeLogs | None = None
     iceberg: IcebergCatalog | None = None
+    counts: Counts | None = None
 
 
 def create_app(components: AppComponents, settings: AppSettings | None = None) -> FastAPI:
@@ -126,7 +129,7 @@ def create_app(components: AppComponents, settings: AppSettings | None = None) -
 
 def _service(components: AppComponents, settings: AppSettings) -> Service:
     clock = components.clock
-    metrics = Metrics(components.executor.load)
+    metrics = Metrics(components.executor.load, components.counts)
     if components.logs is not None:
         of_logs = LogMetrics(metrics.registry)
         components.logs.observe(of_logs)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from catalog.indexes import Indexes
 from catalog.kv import KV
 from catalog.tables import TableEntry, Tables
+from functions import tracing
 from functions.compact import CompactSettings, Optimized, optimize
 from functions.exchange import sweep_results
 from functions.fold import FoldSettings
@@ -142,6 +143,7 @@ class PassReport:
     n_pages_swept: int = 0
     n_index_segments_swept: int = 0
     errors: dict[str, FirnlineError] = field(default_factory=dict)
+    wall_s: float = 0.0
 
     @property
     def did_something(self) -> bool:
@@ -186,23 +188,35 @@ async def compact_lake(
     What stops one table is in the report and stops no other. Raises `UnavailableError` and the like when the catalog
     or the store does not answer at all.
     """
-    settings = settings or CompactionSettings()
-    report = PassReport()
+    started_s, report = compaction.clock.monotonic_s(), PassReport()
+    with tracing.span("compaction"):
+        await _pass(compaction, settings or CompactionSettings(), report, shards, progress, index_progress, every_index)
+    report.wall_s = compaction.clock.monotonic_s() - started_s
+    return report
+
+
+async def _pass(
+    compaction: Compaction, settings: CompactionSettings, report: PassReport, shards: Collection[int] | None,
+    progress: Progress | None, index_progress: IndexProgress | None, every_index: bool,
+) -> None:  # fmt: skip
     parts = (compaction.stores, compaction.logs, compaction.tables, compaction.clock)
     for shard in sorted(await _shards(compaction) if shards is None else shards):
-        await fold_shard(*parts, shard, settings.fold, report.fold, progress)
-        await _sweep(compaction, shard, report)
+        with tracing.span("fold", {"firnline.shard": shard}) as span:
+            await fold_shard(*parts, shard, settings.fold, report.fold, progress)
+            span.set({f"firnline.{name}": n for name, n in report.fold.total.items()})
+        with tracing.span("sweep", {"firnline.shard": shard}):
+            await _sweep(compaction, shard, report)
     report.errors.update(report.fold.errors)
     entries = {f"{entry.namespace}.{entry.name}": entry for entry in await compaction.tables.all()}
     for name in report.fold.by_table:
         if name in entries:
-            await _merge(compaction, entries[name], settings.merge_files_min, settings.compact, report)
+            with tracing.span("merge", {"firnline.table": name}):
+                await _merge(compaction, entries[name], settings.merge_files_min, settings.compact, report)
     await index_tables(
         compaction, list(report.fold.by_table), report, sweep_left=True,
         every=every_index, progress=index_progress,
     )  # fmt: skip
     await _sweep_left(compaction, report)
-    return report
 
 
 async def _sweep_left(compaction: Compaction, report: PassReport) -> None:
@@ -251,7 +265,9 @@ async def index_tables(
         # Listed anew: a fold of an Iceberg table gave it another metadata file.
         entries = await compaction.tables.all()
         wanted = [entry for entry in entries if every or f"{entry.namespace}.{entry.name}" in names]
-        await keep_indexes(parts, wanted, progress=progress, kept=report.indexed)
+        with tracing.span("index", {"firnline.tables": len(wanted)}) as span:
+            await keep_indexes(parts, wanted, progress=progress, kept=report.indexed)
+            span.set({"firnline.segments_built": report.indexed.n_built})
         report.errors.update(report.indexed.errors)
         if sweep_left and every:
             await drop_strays(parts, compaction.tables)

@@ -20,9 +20,10 @@ import struct
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
+from catalog.kv.counted import CountedKV
 from catalog.tables import Tables
 from functions import tracing
 from functions.index.keep import indexes_due
@@ -31,8 +32,10 @@ from service.components import access_policy, open_catalog
 from service.coordinate.open import open_jobs
 from service.log.open import open_logs
 from service.settings import EngineSettings
+from storage.blobs.counted import counting
 from storage.blobs.open import open_blobs
 from storage.clock import Clock, SystemClock
+from storage.counts import Counts
 from storage.errors import FirnlineError
 from storage.stores import Stores
 
@@ -48,11 +51,13 @@ _IDLE_S = 300.0
 
 
 @asynccontextmanager
-async def open_compaction(settings: EngineSettings, clock: Clock | None = None) -> AsyncIterator[Compaction]:
+async def open_compaction(
+    settings: EngineSettings, clock: Clock | None = None, counts: Counts | None = None
+) -> AsyncIterator[Compaction]:
     """Open what compaction needs of a lake, without a query engine. Raises `NotFoundError` if there is no lake."""
-    clock = clock or SystemClock()
-    stores = Stores(partial(open_blobs, s3=settings.s3, clock=clock), access_policy(settings))
-    kv = await open_catalog(settings, clock, stores)
+    clock, counts = clock or SystemClock(), counts or Counts()
+    stores = Stores(counting(partial(open_blobs, s3=settings.s3, clock=clock), counts, clock), access_policy(settings))
+    kv = CountedKV(await open_catalog(settings, clock, stores), counts, clock)
     logs = open_logs(settings.lake, settings.log, kv, stores, clock)
     try:
         async with open_jobs(settings, stores, kv, clock) as jobs:
@@ -73,23 +78,26 @@ class Compactor:
     n_starts: int = 0
     n_passes: int = 0
     last_pass: dict[str, object] | None = None
+    counts: Counts = field(default_factory=Counts)
 
 
 @asynccontextmanager
 async def compactor_process(
-    settings: EngineSettings, watched: Compaction, compaction: CompactionSettings | None = None
-) -> AsyncIterator[Compactor]:
+    settings: EngineSettings, watched: Compaction, compaction: CompactionSettings | None = None,
+    counts: Counts | None = None,
+) -> AsyncIterator[Compactor]:  # fmt: skip
     """Keep a compactor of the lake running while the block runs and there is something to fold.
 
     Parameters
     ----------
     watched : the lake as this process has it open, to look whether a log is due
+    counts : take in what the compactor counts
     """
     compaction = compaction or CompactionSettings()
     # It appends nothing, so it never owns a log.
     alone = replace(settings, log=replace(settings.log, may_own=False, url=None, secret=None))
     payload = pickle.dumps((alone, compaction))
-    compactor = Compactor()
+    compactor = Compactor(counts=counts or Counts())
     keeping = asyncio.create_task(_keep(compactor, payload, watched, compaction))
     try:
         yield compactor
@@ -138,6 +146,7 @@ async def _run(compactor: Compactor, payload: bytes) -> int:
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     compactor.pid, compactor.n_starts = process.pid, compactor.n_starts + 1
+    compactor.counts.add("firnline_compactor_starts")
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -146,7 +155,9 @@ async def _run(compactor: Compactor, payload: bytes) -> int:
             await process.stdin.drain()
         async for line in process.stdout:
             with contextlib.suppress(ValueError):
-                compactor.last_pass = json.loads(line)
+                told = json.loads(line)
+                compactor.counts.merge(told.pop("counts", {}), "compactor")
+                compactor.last_pass = told
                 compactor.n_passes += 1
         return await process.wait()
     finally:
@@ -199,12 +210,34 @@ async def _main(settings: EngineSettings, compaction: CompactionSettings) -> Non
 
     loop.add_reader(sys.stdin.fileno(), ended)
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    async with open_compaction(settings) as opened:
-        await watch(opened, compaction, stop=stop, on_pass=_print, idle_s=_IDLE_S)
+    counts = Counts()
+
+    def tell(report: PassReport) -> None:
+        count_pass(counts, report)
+        print(json.dumps(summary(report) | {"counts": counts.take()}), flush=True)
+
+    async with open_compaction(settings, counts=counts) as opened:
+        await watch(opened, compaction, stop=stop, on_pass=tell, idle_s=_IDLE_S)
 
 
-def _print(report: PassReport) -> None:
-    print(json.dumps(summary(report)), flush=True)
+def count_pass(counts: Counts, report: PassReport) -> None:
+    """Count what a pass did."""
+    folded, merged = report.fold.total, report.merged.values()
+    counts.add("firnline_compaction_passes")
+    counts.observe("firnline_compaction_seconds", report.wall_s)
+    for name, n, labels in (
+        ("firnline_compaction_commits", folded["commits"], {"what": "fold"}),
+        ("firnline_compaction_commits", sum(each.n_commits for each in merged), {"what": "merge"}),
+        ("firnline_compaction_records", folded["records"], {}),
+        ("firnline_compaction_files", sum(each.n_files_removed for each in merged), {"what": "removed"}),
+        ("firnline_compaction_files", sum(each.n_files_added for each in merged), {"what": "added"}),
+        ("firnline_compaction_segments_swept", report.n_segments_swept, {}),
+        ("firnline_index_segments_built", report.indexed.n_built, {}),
+    ):
+        if n:
+            counts.add(name, n, **labels)
+    for error in report.errors.values():
+        counts.add("firnline_compaction_errors", error=type(error).__name__)
 
 
 def summary(report: PassReport) -> dict[str, object]:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from catalog.kv import KV
+from catalog.kv.counted import CountedKV
 from catalog.kv.open import open_kv
 from functions import tracing
 from functions.session import Session, SessionOptions
@@ -15,8 +16,10 @@ from service.coordinate.open import open_fan_out
 from service.engine import Engine
 from service.log.open import LakeLogs, open_logs
 from service.settings import EngineSettings
+from storage.blobs.counted import counting
 from storage.blobs.open import open_blobs
 from storage.clock import Clock, SystemClock
+from storage.counts import Counts
 from storage.errors import NotFoundError
 from storage.stores import AccessPolicy, Stores, join, normalize
 
@@ -28,15 +31,18 @@ CATALOG_BLOB = "_firnline/catalog.json"
 
 
 @asynccontextmanager
-async def open_engine(settings: EngineSettings, clock: Clock | None = None) -> AsyncIterator[Engine]:
+async def open_engine(
+    settings: EngineSettings, clock: Clock | None = None, counts: Counts | None = None
+) -> AsyncIterator[Engine]:
     """Open an engine on a lake. Raises `NotFoundError` if the lake is missing and may not be created."""
     if settings.traces:
         tracing.start("engine")
-    clock = clock or SystemClock()
-    stores = Stores(partial(open_blobs, s3=settings.s3, clock=clock), access_policy(settings))
+    clock, counts = clock or SystemClock(), counts or Counts()
+    opener = counting(partial(open_blobs, s3=settings.s3, clock=clock), counts, clock)
+    stores = Stores(opener, access_policy(settings))
     options = SessionOptions(settings.memory_bytes, settings.spill_dir, settings.target_partitions, settings.s3)
     session = Session(options, clock)
-    kv = await open_catalog(settings, clock, stores)
+    kv: KV = CountedKV(await open_catalog(settings, clock, stores), counts, clock)
     logs = open_logs(settings.lake, settings.log, kv, stores, clock)
     engine = Engine(
         session, stores, kv, clock, logs=logs, lake=settings.lake, index_memory_bytes=settings.index_memory_bytes,

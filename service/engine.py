@@ -26,6 +26,7 @@ from functions.index.models import Models
 from functions.session import Session
 from functions.tail import Tails
 from service.blame import name_the_file
+from service.caches import count_caches
 from service.commands import run_command
 from service.cost import Prices
 from service.loading import Known, Loaded, Loading, TableName
@@ -38,6 +39,7 @@ from service.snapshots import SnapshotCache
 from service.statement import Receipt, Result, Statement
 from service.traced import traced
 from storage.clock import Clock
+from storage.counts import Counts
 from storage.errors import FirnlineError, ForbiddenError, NotFoundError
 from storage.log.access import Logs
 from storage.stores import Stores
@@ -59,6 +61,7 @@ class Engine:
     def __init__(
         self, session: Session, stores: Stores, kv: KV, clock: Clock, *, logs: Logs, lake: str,
         index_memory_bytes: int = 512 << 20, fan_out: FanOut | None = None,
+        counts: Counts | None = None,
     ) -> None:  # fmt: skip
         self.tables = Tables(kv, clock)
         self.logs, self.tails, self.lake = logs, Tails(logs), lake
@@ -71,6 +74,10 @@ class Engine:
         self.models = Models(kv, stores, lake, bytes_max=index_memory_bytes)
         self._reading = Reading(session, self._snapshots, self.indexes, self.models, footers)
         self._known = Known()
+        self.counts = counts or Counts()
+        if fan_out is not None:
+            fan_out.counts = self.counts
+        count_caches(self.counts, footers, self._snapshots, self.models)
         self.late = LateMaterialization()
 
     @property

@@ -68,6 +68,8 @@ class Load:
     workers: int = 0
     restarts: int = 0
     """Workers that died or were killed since the start."""
+    resident_bytes: int = 0
+    """Memory of the workers together."""
 
 
 class Executor(Protocol):

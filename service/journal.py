@@ -92,8 +92,9 @@ class Journal:
         receipt = entry.receipt or Receipt()
         seconds = self._clock.monotonic_s() - entry.started_s
         self._metrics.statement(
-            outcome, seconds, rows=receipt.rows, bytes_out=entry.bytes_out, bytes_scanned=receipt.bytes_scanned
-        )
+            outcome, seconds, rows=receipt.rows, bytes_out=entry.bytes_out, bytes_scanned=receipt.bytes_scanned,
+            cost_usd=receipt.cost_usd, routes=receipt.routes.values(),
+        )  # fmt: skip
         self._write(entry, outcome, seconds, receipt, error)
 
     def _write(self, entry: Entry, outcome: str, seconds: float, receipt: Receipt, error: FirnlineError | None) -> None:

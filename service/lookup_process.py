@@ -17,6 +17,7 @@ import struct
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 from functions import tracing
 from functions.child import serve_parent
@@ -28,7 +29,7 @@ from service.found import members
 from service.limits import limit_bytes, limit_rows
 from service.statement import Format, Result, Statement
 from service.streams import close_stream
-from service.worker import OpenRunner
+from service.worker import OpenRunner, told_by
 from storage.errors import CancelledError, FirnlineError
 
 __all__ = ["ANSWER", "ANSWER_BYTES_MAX", "NUMBER", "main"]
@@ -48,8 +49,8 @@ Point = Callable[[Statement], Awaitable[Result | None]]
 class _LookupWorker:
     """The loop of the worker: each statement is a task of its own."""
 
-    def __init__(self, frames: Frames, point: Point | None) -> None:
-        self._frames, self._point = frames, point
+    def __init__(self, frames: Frames, point: Point | None, told: Callable[[], dict[str, Any]]) -> None:
+        self._frames, self._point, self._told = frames, point, told
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     async def serve(self) -> None:
@@ -96,7 +97,7 @@ class _LookupWorker:
                 await close_stream(chunks)
                 return None
         schema = memoryview(result.schema.serialize())
-        receipt = json.dumps(result.receipt.to_dict(), default=str).encode()
+        receipt = json.dumps(result.receipt.to_dict() | self._told(), default=str).encode()
         return [ANSWER.pack(len(schema), len(receipt)), schema, receipt, *body]
 
 
@@ -120,7 +121,7 @@ async def _main(end: socket.socket) -> None:
     try:
         async with open_runner() as runner:
             await frames.send(Kind.READY)
-            await _LookupWorker(frames, getattr(runner, "point", None)).serve()
+            await _LookupWorker(frames, getattr(runner, "point", None), partial(told_by, runner)).serve()
             tracing.flush(_FLUSH_S)
             os._exit(0)  # the server is gone or wants us gone
     except FirnlineError as error:

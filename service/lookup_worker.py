@@ -29,8 +29,9 @@ from service.executor import EncodedResult, timeout_error
 from service.lookup_process import ANSWER, NUMBER
 from service.statement import Format, Receipt, Statement
 from service.streams import Stream
-from service.worker import OpenRunner
+from service.worker import COUNTS, OpenRunner
 from storage.clock import Clock
+from storage.counts import Counts
 from storage.errors import CancelledError, FirnlineError, OverloadedError
 
 __all__ = ["IN_FLIGHT_MAX", "LookupWorker", "shape_of"]
@@ -70,8 +71,11 @@ class _Gone(Exception):  # noqa: N818 — never leaves the module
 class LookupWorker:
     """Owns the look-up process. Used from one event loop."""
 
-    def __init__(self, open_runner: OpenRunner, clock: Clock, settings: WorkerSettings) -> None:
+    def __init__(
+        self, open_runner: OpenRunner, clock: Clock, settings: WorkerSettings, counts: Counts | None = None
+    ) -> None:
         self._open_runner, self._clock, self._settings = open_runner, clock, settings
+        self._counts = counts or Counts()
         self._worker: WorkerProcess | None = None
         self._starting: asyncio.Task[None] | None = None
         self._failures = 0
@@ -128,7 +132,7 @@ class LookupWorker:
         if answered is Kind.ELSEWHERE:
             self._leave(shape)
             return None
-        return _answer(payload)
+        return _answer(payload, self._counts)
 
     def cancel(self, statement_id: str) -> bool:
         """Stop a look-up; False when there is none of this id."""
@@ -265,12 +269,14 @@ async def _cancel(worker: WorkerProcess, number: int) -> None:
         await worker.send(Kind.CANCEL, NUMBER.pack(number))
 
 
-def _answer(payload: memoryview) -> EncodedResult:
+def _answer(payload: memoryview, counts: Counts) -> EncodedResult:
     n_schema, n_receipt = ANSWER.unpack_from(payload)
     start = ANSWER.size
     schema = pa.ipc.read_schema(pa.py_buffer(payload[start : start + n_schema]))
     start += n_schema
-    receipt = Receipt(**json.loads(bytes(payload[start : start + n_receipt])))
+    told = json.loads(bytes(payload[start : start + n_receipt]))
+    counts.merge(told.pop(COUNTS, {}), "lookups")
+    receipt = Receipt(**told)
     return EncodedResult(schema, Stream(_once(payload[start + n_receipt :]), _nothing), receipt)
 
 

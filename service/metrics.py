@@ -9,7 +9,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
+from service.counted import register_counts, register_process
 from service.executor import Load
+from storage.counts import Counts
 
 __all__ = ["METRICS_TYPE", "Metrics"]
 
@@ -28,15 +30,19 @@ class _LoadCollector(Collector):
         yield GaugeMetricFamily("firnline_statements_running", "Statements that run now.", value=load.running)
         yield GaugeMetricFamily("firnline_statements_queued", "Statements that wait for a worker.", value=load.queued)
         yield GaugeMetricFamily("firnline_workers", "Worker processes that are ready or busy.", value=load.workers)
+        yield GaugeMetricFamily("firnline_workers_resident_bytes", "Memory of these.", value=load.resident_bytes)
         yield CounterMetricFamily("firnline_worker_restarts", "Workers that died or were killed.", value=load.restarts)
 
 
 class Metrics:
     """Counts statements: how they ended, how long they took, what went out."""
 
-    def __init__(self, load: Callable[[], Load]) -> None:
+    def __init__(self, load: Callable[[], Load], counts: Counts | None = None) -> None:
         self.registry = CollectorRegistry()
+        self._counts = counts or Counts()
         self.registry.register(_LoadCollector(load))
+        register_counts(self.registry, self._counts)
+        register_process(self.registry, "serve")
         self._statements = Counter(
             "firnline_statements", "Statements, by outcome.", ["outcome"], registry=self.registry
         )
@@ -50,8 +56,15 @@ class Metrics:
         self._bytes = Counter("firnline_result_bytes", "Result bytes sent to clients.", registry=self.registry)
         self._scanned = Counter("firnline_scanned_bytes", "Bytes read from data files.", registry=self.registry)
 
-    def statement(self, outcome: str, seconds: float, *, rows: int, bytes_out: int, bytes_scanned: int) -> None:
+    def statement(
+        self, outcome: str, seconds: float, *, rows: int, bytes_out: int, bytes_scanned: int, cost_usd: float = 0.0,
+        routes: Iterable[str] = (),
+    ) -> None:  # fmt: skip
         """Count one statement; ``outcome`` is "succeeded" or the name of its error's class."""
+        for route in routes:
+            self._counts.add("firnline_lookups", route=route.partition(":")[0])
+        if cost_usd:
+            self._counts.add("firnline_statement_cost_usd", cost_usd)
         self._statements.labels(outcome).inc()
         self._seconds.observe(seconds)
         self._rows.inc(rows)

@@ -102,7 +102,7 @@ async def _components(
         assert isinstance(logs, LakeLogs)
         verify = await _verifier(settings, engine.kv, clock)
         open_runner = partial(open_engine, _engine(workers))
-        async with ProcessRunner(open_runner, clock, _workers(settings.workers)) as runner:
+        async with ProcessRunner(open_runner, clock, _workers(settings.workers), engine.counts) as runner:
             await runner.wait_ready()
             if settings.fold_interval_s is not None:
                 lake = settings.engine.lake
@@ -111,7 +111,7 @@ async def _components(
                     engine.stores, logs, engine.tables, clock, lake, settings.engine.log.writer, indexing
                 )
                 folding = CompactionSettings(interval_s=settings.fold_interval_s)
-                await stack.enter_async_context(compactor_process(settings.engine, parts, folding))
+                await stack.enter_async_context(compactor_process(settings.engine, parts, folding, engine.counts))
             folder = join(normalize(settings.engine.lake), _RESULTS_FOLDER)
             blobs, prefix = engine.stores.resolve(folder)
             yield (
@@ -125,6 +125,7 @@ async def _components(
                     results_prefix=prefix + "/",
                     ingest=engine,
                     logs=logs,
+                    counts=engine.counts,
                     iceberg=iceberg_catalog(engine, settings.engine, vend_credentials=settings.iceberg_credentials),
                 ),
                 runner,

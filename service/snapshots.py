@@ -19,6 +19,7 @@ class SnapshotCache:
 
     def __init__(self, footers: FooterCache, entries_max: int = 256) -> None:
         self._footers, self._entries_max = footers, entries_max
+        self.n_hits = self.n_misses = 0
         self._known: OrderedDict[tuple[str, str, At], Snapshot] = OrderedDict()
 
     def known(self, format_: str, location: str) -> Snapshot | None:
@@ -42,6 +43,8 @@ class SnapshotCache:
         newest = (format_, _folder(format_, location), At())
         key = newest if at == At() else (format_, location, at)
         known = self._known.get(key) or self._known.get(newest)
+        self.n_hits += known is not None
+        self.n_misses += known is None
         try:
             snapshot = await _load(stores, format_, location, at, known, self._footers)
         except FirnlineError as error:

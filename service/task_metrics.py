@@ -7,6 +7,8 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from functions.tasks import Reply, Task
+from service.counted import register_counts, register_process
+from storage.counts import Counts
 from storage.errors import STATUS, FirnlineError
 
 __all__ = ["TaskMetrics"]
@@ -17,8 +19,10 @@ _SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 
 class TaskMetrics:
     """Counts tasks: how they ended, how long they took, what they read and gave."""
 
-    def __init__(self) -> None:
+    def __init__(self, counts: Counts | None = None) -> None:
         self.registry = CollectorRegistry()
+        register_counts(self.registry, counts or Counts(), ("store",))
+        register_process(self.registry, "worker")
         self._tasks = Counter(
             "firnline_worker_tasks", "Tasks that ran, by kind and outcome.", ["kind", "outcome"],
             registry=self.registry,

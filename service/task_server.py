@@ -35,6 +35,7 @@ from service.problems import PROBLEM_TYPE, problem_of, send_json
 from service.requests import read_body
 from service.task_metrics import TaskMetrics
 from storage.clock import SystemClock
+from storage.counts import Counts
 from storage.errors import (
     CancelledError,
     FirnlineError,
@@ -100,8 +101,9 @@ def start_anew(listener: int, arguments: Sequence[str]) -> None:
 
 
 async def _serve(settings: TaskServerSettings) -> int | None:
-    metrics = TaskMetrics()
-    async with open_task_runner(settings.worker, SystemClock(), observe=metrics.done) as runner:
+    counts = Counts()
+    metrics = TaskMetrics(counts)
+    async with open_task_runner(settings.worker, SystemClock(), observe=metrics.done, counts=counts) as runner:
         with _listening(settings) as listener:
             app = TaskApp(runner, metrics, settings.concurrency, settings.body_bytes_max, listener)
             await serve_app(app, app, listener, drain_s=settings.drain_s, announce=_announce, started=app.started)

@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from io import BytesIO
+from typing import Any
 
 import pyarrow as pa
 
@@ -36,11 +37,13 @@ from service.statement import Format, Result, Runner, Statement
 from service.streams import Stream, close_stream
 from storage.errors import CancelledError, FirnlineError
 
-__all__ = ["OpenRunner", "main"]
+__all__ = ["COUNTS", "OpenRunner", "main", "told_by"]
 
 _log = logging.getLogger("firnline.workers")
 OpenRunner = Callable[[], AbstractAsyncContextManager[Runner]]
 
+COUNTS = "counts"
+"""Beside a receipt's members: what the process counted since it told last."""
 _TRIM_BYTES = 256 << 20
 _TRIM_DELAY_S = 0.05
 _PAGE_BYTES = 16 << 20
@@ -85,7 +88,7 @@ class _Worker:
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
         else:
-            await self._frames.send(Kind.END, json.dumps(receipt, default=str).encode())
+            await self._frames.send(Kind.END, json.dumps(receipt | told_by(self._runner), default=str).encode())
         self._trim_soon()
 
     def _trim_soon(self) -> None:
@@ -126,6 +129,12 @@ class _Worker:
             )  # fmt: skip
         wire = describe_crash(error).to_wire() | {"broken": broken}
         await self._frames.send(Kind.ERROR, json.dumps(wire, default=str).encode())
+
+
+def told_by(runner: Runner) -> dict[str, Any]:
+    """Return what goes with a receipt to the server."""
+    counts = getattr(runner, "counts", None)
+    return {} if counts is None else {COUNTS: counts.take()}
 
 
 def _pages(result: Result) -> Stream[Chunk]:

@@ -29,8 +29,9 @@ from service.executor import EncodedResult, Load, interrupted_error, timeout_err
 from service.lookup_worker import LookupWorker
 from service.statement import Format, Receipt, Result, Statement
 from service.streams import Stream
-from service.worker import OpenRunner
+from service.worker import COUNTS, OpenRunner
 from storage.clock import Clock
+from storage.counts import Counts
 from storage.errors import CancelledError, FirnlineError, InternalError, InvalidError, LimitError
 
 __all__ = ["ProcessRunner", "WorkerSettings"]
@@ -59,12 +60,16 @@ class ProcessRunner:
     Parameters
     ----------
     open_runner : picklable; each worker calls it once and runs its statements on what it opens
+    counts : takes in what the workers count
     """
 
-    def __init__(self, open_runner: OpenRunner, clock: Clock, settings: WorkerSettings) -> None:
+    def __init__(
+        self, open_runner: OpenRunner, clock: Clock, settings: WorkerSettings, counts: Counts | None = None
+    ) -> None:
         self._clock = clock
+        self.counts = counts or Counts()
         self._pool = WorkerPool(open_runner, clock, settings, "service.worker")
-        self._lookups = LookupWorker(open_runner, clock, settings)
+        self._lookups = LookupWorker(open_runner, clock, settings, self.counts)
         self._runs: dict[str, _Run] = {}
 
     async def __aenter__(self) -> ProcessRunner:
@@ -102,7 +107,7 @@ class ProcessRunner:
     def load(self) -> Load:
         n_queued = self._pool.n_queued
         n_running = max(0, len(self._runs) - n_queued) + self._lookups.n_running
-        return Load(n_running, n_queued, self._pool.n_workers, self._pool.restarts)
+        return Load(n_running, n_queued, self._pool.n_workers, self._pool.restarts, self._pool.resident_bytes)
 
     async def ready(self) -> bool:
         return self._pool.n_workers > 0
@@ -134,7 +139,9 @@ class ProcessRunner:
         run = _Run(statement, self._clock.monotonic_s() + timeout_ms / 1000 if timeout_ms else None)
         self._runs[statement.statement_id] = run
         try:
+            asked_s = self._clock.monotonic_s()
             run.worker = worker = self._pool.take_idle() or await self._wait_turn(run)
+            self.counts.observe("firnline_statement_queue_seconds", self._clock.monotonic_s() - asked_s)
             await worker.start(pickle.dumps((statement, kind)))
             self._pool.spawn(self._watch(run, worker))
             _, payload = await self._next(run, worker)
@@ -191,7 +198,9 @@ class ProcessRunner:
             kind, payload = await self._next(run, run.worker)
             if kind is Kind.END:
                 run.finished.set()
-                for name, value in json.loads(bytes(payload)).items():
+                told = json.loads(bytes(payload))
+                self.counts.merge(told.pop(COUNTS, {}), str(run.worker.pid))
+                for name, value in told.items():
                     setattr(receipt, name, value)
                 return
             yield payload

@@ -73,6 +73,7 @@ class Models:
         self._indexes = Indexes(kv, SystemClock())
         self._held: OrderedDict[_Key, Segment] = OrderedDict()
         self._n_bytes = 0
+        self.n_hits = self.n_misses = self.n_covered = self.n_uncovered = 0
         self._loading: dict[_Key, _Load] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed: dict[_Key, tuple[float, FirnlineError]] = {}
@@ -88,6 +89,13 @@ class Models:
 
         Never raises for a segment that is missing or damaged: it covers nothing, and a warning is logged once.
         """
+        found = await self._coverage(index, snapshot)
+        n_covered = int(found.covered.sum())
+        self.n_covered += n_covered
+        self.n_uncovered += len(found.covered) - n_covered
+        return found
+
+    async def _coverage(self, index: IndexEntry, snapshot: Snapshot) -> Coverage:
         key = (index.table_id, index.name, index.revision, snapshot.location, snapshot.etag)
         known = self._coverages.get(key) if index.revision and snapshot.etag else None
         if known is not None:
@@ -104,7 +112,7 @@ class Models:
         if missing:
             newer = await self._newer(index)
             if newer is not None:
-                return await self.coverage(newer, snapshot)
+                return await self._coverage(newer, snapshot)
             _log.warning("index %s covers less: segments are missing: %s", index.name, ", ".join(sorted(missing)))
         coverage = match(index, snapshot, names, found)
         if index.revision and snapshot.etag and all(isinstance(each, Segment) for each in found):
@@ -136,6 +144,8 @@ class Models:
             elif failed is not None and now_s < failed[0]:
                 known[ref.id] = failed[1]
         wanted = [ref for ref in index.segments if ref.id not in known]
+        self.n_hits += len(index.segments) - len(wanted)
+        self.n_misses += len(wanted)
         self._start(index, [ref for ref in wanted if _key(index, ref) not in self._loading])
         # Whoever is cancelled leaves the load to the others that wait for it.
         loads = [asyncio.shield(self._loading[_key(index, ref)]) for ref in wanted]

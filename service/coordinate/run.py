@@ -201,11 +201,19 @@ class StageRun:
                 raise
         except asyncio.CancelledError as error:
             self._spans.ended(span, None, error)
+            self._count(attempt, "dropped")
             raise
         except Exception as error:  # noqa: BLE001 - the loop settles it
             attempt.error = error
         self._spans.ended(span, attempt.reply, attempt.error)
+        wire = attempt.reply.error if attempt.reply is not None else None
+        failed = type(attempt.error).__name__ if attempt.error is not None else None
+        self._count(attempt, failed or ("succeeded" if wire is None else str(wire.get("error"))))
         self._ended.put_nowait(attempt)
+
+    def _count(self, attempt: _Attempt, outcome: str) -> None:
+        kind = self.board.stage(attempt.job.key).kind
+        self._tally.ended[kind, outcome, attempt.number] += 1
 
     def _timeout_ms(self) -> int:
         left_ms = self._left_ms()

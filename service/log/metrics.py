@@ -76,6 +76,7 @@ class _Logs(Collector):
             ("lag_records", "Records that are acknowledged and not in their table."),
             ("unflushed_bytes", "Accepted and not in the object store."),
             ("unfolded_bytes", "In the object store and not in a table."),
+            ("unfolded_age_seconds", "How long the oldest record has waited that is in no table."),
         ]
         families = {name: GaugeMetricFamily(f"firnline_log_{name}", text, labels=["shard"]) for name, text in gauges}
         fenced = CounterMetricFamily("firnline_log_fenced", "Epochs that ended unasked.", labels=["shard"])
@@ -92,5 +93,6 @@ class _Logs(Collector):
             families["lag_records"].add_metric(label, max(0, following - owned.folded))
             families["unflushed_bytes"].add_metric(label, owned.writer.unflushed_bytes)
             families["unfolded_bytes"].add_metric(label, owned.writer.unfolded_bytes)
+            families["unfolded_age_seconds"].add_metric(label, owned.unfolded_age_s())
         yield from families.values()
         yield fenced

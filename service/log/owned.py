@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,7 @@ __all__ = ["EntryRange", "OwnedLog", "OwnedRules", "decode_range"]
 
 _DECODE_HERE_BYTES = 256 << 10
 _SORT_HERE_KEYS = 50_000
+_AGE_STEP_S, _AGE_STEPS_MAX = 1.0, 4096
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,26 @@ class OwnedLog:
         self.folded = 0
         self._touched = TouchedKeys(lease.epoch, writer.next_position.sequence)
         self.n_appending = 0
-        writer.on_batch = partial(rules.observer.committed, shard)
+        self._begun: deque[tuple[int, float]] = deque([(0, rules.clock.monotonic_s())])
+        writer.on_batch = self._on_batch
+
+    def _on_batch(self, n_appends: int, n_records: int, n_bytes: int) -> None:
+        self._rules.observer.committed(self._shard, n_appends, n_records, n_bytes)
+        now_s = self._rules.clock.monotonic_s()
+        if now_s - self._begun[-1][1] >= _AGE_STEP_S:
+            self._begun.append((self.writer.next_position.sequence, now_s))
+            if len(self._begun) > _AGE_STEPS_MAX:
+                # Every other one: ages become coarser, never younger.
+                self._begun = deque([*self._begun][::2])
+
+    def unfolded_age_s(self) -> float:
+        """How long the oldest record that is in no table has waited, to a second, since this process owns the log."""
+        if self.folded >= self.writer.next_position.sequence:
+            self._begun = deque([(self.folded, self._rules.clock.monotonic_s())])
+            return 0.0
+        while len(self._begun) > 1 and self._begun[1][0] <= self.folded:
+            self._begun.popleft()
+        return self._rules.clock.monotonic_s() - self._begun[0][1]
 
     @property
     def epoch(self) -> int:

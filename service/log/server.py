@@ -17,8 +17,10 @@ from functools import partial
 import uvloop
 from starlette.types import Receive, Scope, Send
 
+from catalog.kv.counted import CountedKV
 from functions import tracing
 from service.components import access_policy, open_catalog
+from service.counted import register_counts, register_process
 from service.http_server import bound, serve_app
 from service.log.metrics import LogMetrics
 from service.log.open import LakeLogs, open_logs
@@ -28,8 +30,10 @@ from service.logs import configure_logs
 from service.metrics import METRICS_TYPE
 from service.problems import send_json, send_problem
 from service.settings import EngineSettings
+from storage.blobs.counted import counting
 from storage.blobs.open import open_blobs
 from storage.clock import Clock, SystemClock
+from storage.counts import Counts
 from storage.errors import FirnlineError, NotFoundError, UnavailableError
 from storage.stores import Stores
 
@@ -70,8 +74,11 @@ async def _serve(settings: LogServerSettings) -> None:
     with bound(settings.host, settings.port) as listener:
         access = served_by(settings.engine.log, listener, clock)
         engine = replace(settings.engine, log=access)
-        async with _opened(engine, clock) as logs:
+        counts = Counts()
+        async with _opened(engine, clock, counts) as logs:
             metrics = LogMetrics()
+            register_counts(metrics.registry, counts, ("store", "catalog"))
+            register_process(metrics.registry, "wal")
             logs.observe(metrics)
             metrics.watch(logs)
             shards = settings.shards if settings.shards is not None else tuple(range(await logs.n_shards()))
@@ -85,10 +92,10 @@ async def _serve(settings: LogServerSettings) -> None:
 
 
 @asynccontextmanager
-async def _opened(settings: EngineSettings, clock: Clock) -> AsyncIterator[LakeLogs]:
+async def _opened(settings: EngineSettings, clock: Clock, counts: Counts) -> AsyncIterator[LakeLogs]:
     """Open a lake's logs without an engine: the service starts fast and holds little memory."""
-    stores = Stores(partial(open_blobs, s3=settings.s3, clock=clock), access_policy(settings))
-    kv = await open_catalog(settings, clock, stores)
+    stores = Stores(counting(partial(open_blobs, s3=settings.s3, clock=clock), counts, clock), access_policy(settings))
+    kv = CountedKV(await open_catalog(settings, clock, stores), counts, clock)
     try:
         logs = open_logs(settings.lake, settings.log, kv, stores, clock)
         try:

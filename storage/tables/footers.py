@@ -40,7 +40,13 @@ class FooterCache:
         self._entries_max, self._bytes_max, self._bytes = entries_max, bytes_max, 0
         self._footers: OrderedDict[tuple[str, int, str], Footer] = OrderedDict()
         self._schemas: dict[bytes, pa.Schema] = {}
+        self.n_hits = self.n_misses = 0
         self.told: OrderedDict[tuple[str, int, str], bool] = OrderedDict()
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the footers that are held, as stored."""
+        return self._bytes
 
     async def read(self, stores: Stores, files: Sequence[tuple[str, int, str]]) -> list[Footer]:
         """Return the footer of each (location, size in bytes, etag or "").
@@ -58,8 +64,10 @@ class FooterCache:
                 self._footers.move_to_end(key)
             return found
 
-        missing = any(key not in self._footers for key in files)
-        if not missing:
+        n_missing = sum(key not in self._footers for key in files)
+        self.n_misses += n_missing
+        self.n_hits += len(files) - n_missing
+        if not n_missing:
             return [self._footers[key] for key in files]
         return list(await asyncio.gather(*map(one, files)))
 

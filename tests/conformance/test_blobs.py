@@ -14,10 +14,12 @@ import pytest
 
 from benchmarks.s3_facade import S3Facade, serve
 from storage.blobs import Blobs
+from storage.blobs.counted import CountedBlobs
 from storage.blobs.local import LocalBlobs
 from storage.blobs.memory import MemoryBlobs
 from storage.blobs.s3 import S3Blobs
 from storage.clock import SystemClock
+from storage.counts import Counts
 from storage.errors import ConflictError, InvalidError, NotFoundError
 from tests.support.faults import CrashBlobs, FlakyBlobs, TwoCoinBlobs
 from tests.support.moto import create_bucket, moto_endpoint, moto_options
@@ -41,6 +43,11 @@ class Backend:
 @asynccontextmanager
 async def open_memory(_fixture: Fixture) -> AsyncIterator[Blobs]:
     yield MemoryBlobs(SystemClock())
+
+
+@asynccontextmanager
+async def open_counted(_fixture: Fixture) -> AsyncIterator[Blobs]:
+    yield CountedBlobs(MemoryBlobs(SystemClock()), Counts(), SystemClock(), "memory")
 
 
 @asynccontextmanager
@@ -86,6 +93,7 @@ BLOBS: dict[str, Backend] = {
     "local": Backend(open_local, {"presign": NO_SERVER, "key_beside_folder": ONE_NAME}),
     "s3 of moto": Backend(open_moto),
     "s3 of the facade": Backend(open_facade, {"key_beside_folder": ONE_NAME}),
+    "counted": Backend(open_counted, {"presign": NO_SERVER}),
     "two coins, off": Backend(open_two_coins, {"presign": NO_SERVER}),
     "crash, off": Backend(open_crash, {"presign": NO_SERVER}),
     "flaky, off": Backend(open_flaky, {"presign": NO_SERVER}),
