@@ -27,6 +27,7 @@ __all__ = ["Answer", "Environment", "Function"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 _START_S = 20.0
+_LOOK_S = 0.2
 _LATE_S = 20.0
 """Longer than its time limit an emulator is not waited for: it enforces the limit, and its runtime may start first."""
 _PATH = "/2015-03-31/functions/function/invocations"
@@ -111,6 +112,7 @@ class Environment:
         self._signal(signal.SIGCONT)
         self.n_invocations += 1
         limit = aiohttp.ClientTimeout(total=self.function.timeout_s + _LATE_S)
+        watching = asyncio.create_task(self._watch_memory())
         try:
             async with session.post(f"http://127.0.0.1:{self._port}{_PATH}", data=event, timeout=limit) as response:
                 answer = _answer(await response.read(), response.status)
@@ -119,6 +121,8 @@ class Environment:
             if isinstance(error, asyncio.CancelledError):
                 raise
             raise ConnectionError(f"the emulator of {self.function.name} died: {error!r}") from None
+        finally:
+            watching.cancel()
         if self.function.freeze:
             self._signal(signal.SIGSTOP)
         return answer
@@ -148,7 +152,7 @@ class Environment:
             "--runtime-api-address", f"127.0.0.1:{api}", "--log-level", "error",
             *self.function.command, self.function.handler,
             env=self.function.variables(self._scratch.name), cwd=self.function.code,
-            stdin=asyncio.subprocess.DEVNULL, preexec_fn=_die_with_parent,
+            stdin=asyncio.subprocess.DEVNULL, stdout=sys.stderr.fileno(), preexec_fn=_die_with_parent,
         )  # fmt: skip
         async with asyncio.timeout(_START_S):
             while True:
@@ -161,6 +165,14 @@ class Environment:
                     continue
                 writer.close()
                 return
+
+    async def _watch_memory(self) -> None:
+        """Kill a runtime that takes more memory than its function has, as Lambda does."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            pids = self.runtime_pids()
+            if sum(map(_resident_bytes, pids)) > self.function.memory_mb << 20:
+                self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
         for pid in self.runtime_pids():
@@ -201,6 +213,13 @@ def _descendants(pid: int) -> list[int]:
             for child in map(int, path.read_text().split()):
                 found += [child, *_descendants(child)]
     return found
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except (OSError, IndexError):  # it has just ended
+        return 0
 
 
 def _die_with_parent() -> None:

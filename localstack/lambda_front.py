@@ -12,10 +12,11 @@ it started. Nothing is started for a function before its first invocation, and n
 its last.
 
 What it has of Lambda: synchronous and ``Event`` invocations; 429 ``TooManyRequestsException`` past a function's
-concurrency; 413 past 6 MiB (1 MiB for events); answers past 6 MiB, exceptions, crashes and timeouts as
+concurrency; 413 past 6 MiB (1 MiB for events); answers past 6 MiB, exceptions, crashes, timeouts and too much memory as
 ``X-Amz-Function-Error``; environments that are frozen between invocations and killed without notice; a function's
 configuration and concurrency, and the account's. What it has not: credentials are not looked at, so it listens on the
-loopback only; memory is not limited. ``GET /_front`` shows the environments and their processes.
+loopback only; ``REPORT`` lines do not tell the memory that was used. ``GET /_front`` shows the environments and their
+processes.
 """
 
 from __future__ import annotations
