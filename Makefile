@@ -86,6 +86,15 @@ check: setup ## Format, lint, types, layers
 terraform-check: setup ## Validate, test, apply to a local AWS and destroy; takes the AWS provider from TF_PLUGIN_DIR
 	$(RUN) pytest -q -rs tests/e2e/test_terraform.py tests/infra/test_terraform_settings.py
 
+.PHONY: image
+image: setup ## Build the container image and run it; a Docker engine is installed (apt-get, as root) where there is none
+	infra/image/engine.sh --install infra/image/build.sh
+	infra/image/engine.sh --kept $(RUN) pytest -q -rs tests/e2e/test_image.py
+
+.PHONY: image-clean
+image-clean: ## Remove the image, its base, and what an engine of make image's own keeps
+	infra/image/clean.sh
+
 .PHONY: format
 format: setup ## Format and fix what can be fixed
 	$(RUN) ruff format .

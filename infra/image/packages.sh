@@ -22,3 +22,9 @@ cd "$UV_PROJECT_ENVIRONMENT/lib/python3.11/site-packages"
 rm -rf numba/tests numba/cuda/tests pyarrow/tests pyarrow/include pyarrow/src
 find . -type d \( -name tests -o -name test \) -path './numpy/*' -prune -exec rm -r {} +
 find . -name '*.a' -o -name '*.pxd' -o -name '*.pyx' -o -name '*.pyi' | xargs rm -f
+
+# Names for debuggers take a tenth of the room. Not of every library: what auditwheel has changed is not loaded after it.
+for large in llvmlite/binding/libllvmlite.so pyarrow/libarrow*.so.* pyarrow/libparquet.so.* obstore/*.so uvloop/*.so \
+  zstandard/*.so pyroaring*.so fastavro/*.so; do
+  strip --strip-unneeded "$large"
+done
