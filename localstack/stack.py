@@ -21,18 +21,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from urllib.parse import urlsplit
 
 import stack_data
 from stack_install import ensure_etcd, functions_here, localstack_python
 from stack_layout import Choices, Layout, StackError, chosen_ports, remembered_ports, write_private
 from stack_parts import BUCKET, Part, parts, shell_variables
-from stack_process import end, read_record, running, start
+from stack_process import Interrupts, end, read_record, running, start
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("s3", "etcd", "wal", "workers", "endpoint")
 _PORTS_OF = {"etcd": ("etcd", "etcd-peer")}
+_INTERRUPTS = Interrupts()
 _HUNG_S = 10.0
 _LOG_LINES = 15
 _STOP_S = 20.0
@@ -112,11 +112,12 @@ class Stack:
         for path, text in part.files.items():
             write_private(Path(path), text)
         began = time.monotonic()
-        process = start(
-            part.command, part.environment, self._layout.folder, self._layout.record(part.name),
-            self._layout.log(part.name), part.identity,
-        )  # fmt: skip
-        self._begun.append((part.name, process))
+        with _INTERRUPTS.held():
+            process = start(
+                part.command, part.environment, self._layout.folder, self._layout.record(part.name),
+                self._layout.log(part.name), part.identity,
+            )  # fmt: skip
+            self._begun.append((part.name, process))
         if not _ready(part, process, part.start_s):
             ended = process.poll() is not None
             what = f"ended with {process.returncode}" if ended else f"was not ready within {part.start_s:.0f} s"
@@ -228,10 +229,6 @@ def locked(layout: Layout) -> Iterator[None]:
         yield
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="stack", description="The local stack, without Docker.")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "stack", help="where it keeps all it has")
@@ -261,7 +258,7 @@ def main(arguments: Sequence[str]) -> int:
             say(f"--- {layout.log(name)}\n{last_lines(layout.log(name), asked.lines)}")
         return 0
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        signal.signal(number, _INTERRUPTS)
     try:
         with locked(layout):
             if asked.command == "down":

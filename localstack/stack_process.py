@@ -14,12 +14,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 
-__all__ = ["MARK", "Record", "end", "leftovers", "read_record", "running", "start"]
+__all__ = ["MARK", "Interrupts", "Record", "end", "leftovers", "read_record", "running", "start"]
 
 MARK = "FIRNLINE_STACK"
 """The variable, in the environment of all that the stack starts, that holds the stack's folder."""
@@ -129,6 +130,7 @@ def end(record: Record | None, mark: str, *, within_s: float) -> bool:
     before = leftovers(record, mark)
     if running(record):
         _signal(record.pid, record.started, signal.SIGTERM)
+        _signal(record.pid, record.started, signal.SIGCONT)  # one that was stopped heeds it too
         _wait({record.pid: record.started}, within_s)
     rest = {pid: ticks for pid, ticks in (before | leftovers(record, mark)).items() if started_ticks(pid) == ticks}
     if not rest:
@@ -155,3 +157,26 @@ def _wait(processes: Mapping[int, int], within_s: float) -> None:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline and any(started_ticks(pid) == ticks for pid, ticks in processes.items()):
         time.sleep(_POLL_S)
+
+
+class Interrupts:
+    """Signals that end a command: at once, but for moments in which a process would be begun and not be known."""
+
+    def __init__(self) -> None:
+        self._holding = self._came = False
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        self._came = True
+        if not self._holding:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let signals wait for the end of the block."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+        if self._came:
+            raise KeyboardInterrupt
