@@ -16,12 +16,13 @@ import pyarrow as pa
 from datafusion import SessionContext
 
 from functions.plan_proto import SCANS, Kind, Node, fields_of, join_fields
+from functions.stage_aligned import Buckets, aligned, is_aligned
 from functions.stage_leaf import PARTITIONED, Leaf, leaf_node, reading_all, schema_of
 from functions.stage_parts import Exchange
 from functions.stage_weights import MEMORY_BYTES, is_heavy, is_small, memory_bytes
 from storage.errors import UnsupportedError
 
-__all__ = ["Cut", "Cutter"]
+__all__ = ["Cut", "Cutter", "Unaligned"]
 
 _TRUE: Final = join_fields([(2, join_fields([(1, 1)]))])
 """The literal ``true`` as an expression."""
@@ -45,21 +46,30 @@ class Cut:
     local: bool = False
 
 
+class Unaligned(Exception):  # noqa: N818 - no failure: the plan is cut in another way
+    """Rows of a join whose sides lie alike meet rows that were hashed."""
+
+
 @dataclass
 class Cutter:
     """Cuts one plan; used once. ``cuts`` are its pieces, inputs first.
 
+    buckets : of data files, where tables have them
+    aligns : whether sides of joins that lie alike are left as they lie (`functions.stage_aligned`)
     reasons : what is done in one task, and why
     """
 
     context: SessionContext
+    buckets: Buckets = field(default_factory=dict)
+    aligns: bool = True
     cuts: list[Cut] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     _scopes: list[tuple[Node, ...]] = field(default_factory=list)
     """Leaves of the scalar subqueries of the plan that is being cut, innermost last."""
 
     def cut(self, node: Node) -> None:
-        """Cut a plan of annotated nodes. Raises `UnsupportedError` for one that must stay whole."""
+        """Cut a plan of annotated nodes. Raises `UnsupportedError` for one that must stay whole, `Unaligned` for one
+        that may only be cut by a cutter that aligns nothing."""
         last = self._visit_root(node)
         if self.cuts and any(map(is_heavy, last.walk())):
             # Where the last piece runs is where rows are answered, not where they are worked on.
@@ -105,6 +115,8 @@ class Cutter:
                 return node
             case kind if kind in _APART:
                 inputs = [self._visit(child) for child in node.inputs]
+                if len(inputs) > 1:
+                    self._check_hashed(inputs)
                 counts = {each.n_partitions for each in inputs}
                 if len(counts) != 1:
                     raise UnsupportedError("inputs of unlike partitions meet", node=Kind(kind).name.lower())
@@ -134,7 +146,11 @@ class Cutter:
     def _joined(self, node: Node) -> Node:
         left, right = node.inputs
         if node.kind == Kind.HASH_JOIN and node.number(6) == PARTITIONED:
+            together = aligned(node, node.n_partitions, self.buckets) if self.aligns else None
+            if together is not None:
+                return together
             inputs = [self._visit(left), self._visit(right)]
+            self._check_hashed(inputs)
             if inputs[0].n_partitions != inputs[1].n_partitions:
                 raise UnsupportedError("the sides of a partitioned join have unlike partitions")
             return replace(node.with_inputs(inputs), n_partitions=inputs[0].n_partitions)
@@ -147,6 +163,11 @@ class Cutter:
             probe = self._exchanged(self._with_subqueries(probe), "gather")
         build = self._collected(left, n_tasks=probe.n_partitions)
         return replace(node.with_inputs([build, probe]), n_partitions=probe.n_partitions)
+
+    def _check_hashed(self, inputs: Sequence[Node]) -> None:
+        """Raise `Unaligned` where rows must lie as the engine's hash has it, and do not."""
+        if any(map(is_aligned, inputs)):
+            raise Unaligned
 
     def _emits_left(self, node: Node) -> bool:
         field_ = {Kind.HASH_JOIN: 4, Kind.NESTED_LOOP_JOIN: 3}.get(Kind(node.kind))

@@ -19,9 +19,11 @@ from datafusion import ExecutionPlan, SessionContext
 from functions.plan_proto import SCANS, Field, Kind, Node, decode, encode, fields_of, join_fields
 from storage.errors import InvalidError
 
-__all__ = ["Leaf", "filled", "leaf_node", "leaf_of", "narrowed", "reading_all", "schema_of"]
+__all__ = ["Leaf", "filled", "interleaved", "leaf_node", "leaf_of", "narrowed", "reading_all", "schema_of"]
 
 _MARK, _SCHEMA = 1000, 1001
+_INTERLEAVED = 1004
+"""Field of a union whose partition k is the k-th of each of its inputs together; the engine ignores it."""
 _RIGHT_JOIN = 2
 _GIVE_ROWS = frozenset((Kind.AGGREGATE, Kind.GENERATE_SERIES, Kind.PLACEHOLDER_ROW))
 """Nodes that give rows of none."""
@@ -153,6 +155,10 @@ def narrowed(node: Node, partition: int) -> Node:
         return replace(node, groups=(node.groups[partition],), n_partitions=1)
     if node.kind in (Kind.COALESCE_PARTITIONS, Kind.SORT_PRESERVING_MERGE):
         return node
+    if node.kind == Kind.UNION and node.number(_INTERLEAVED):
+        shares = [narrowed(child, partition) for child in node.inputs]
+        shares = [each for each in shares if _reads(each)] or shares[:1]
+        return shares[0] if len(shares) == 1 else _together(node, shares)
     if node.kind == Kind.UNION:
         for child in node.inputs:
             if partition < child.n_partitions:
@@ -165,6 +171,21 @@ def narrowed(node: Node, partition: int) -> Node:
     if node.kind in _COLLECTS and not (node.kind == Kind.HASH_JOIN and node.number(6) == PARTITIONED):
         return node.with_inputs([inputs[0], narrowed(inputs[1], partition)])
     return node.with_inputs([narrowed(child, partition) for child in inputs])
+
+
+def interleaved(union: Node) -> Node:
+    """Return a union whose partition k is the k-th of each of its inputs together."""
+    return union.with_field(_INTERLEAVED, 1)
+
+
+def _reads(node: Node) -> bool:
+    """Tell whether a share of a plan has any rows to read."""
+    return any(each.kind not in SCANS or any(each.groups) for each in node.walk() if not each.children)
+
+
+def _together(union: Node, inputs: Sequence[Node]) -> Node:
+    children = tuple((1, each) for each in inputs)
+    return Node(Kind.COALESCE_PARTITIONS, (), ((1, replace(union, fields=(), children=children)),), 1)
 
 
 def schema_of(context: SessionContext, node: Node) -> pa.Schema:
@@ -188,6 +209,8 @@ def _emptied(node: Node) -> Node:
     if node.kind in SCANS:
         return replace(node, groups=(b"",))
     emptied = node.with_inputs([_emptied(child) for child in node.inputs])
+    if node.kind == Kind.UNION and node.number(_INTERLEAVED):
+        return _together(node, emptied.inputs)
     if node.kind in _GIVE_ROWS:
         return Node(Kind.LOCAL_LIMIT, ((2, 0),), ((1, emptied),))
     return emptied

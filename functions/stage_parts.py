@@ -65,6 +65,7 @@ class Stage:
     scan_bytes : sizes of the files that it reads, of each its part that is read
     whole : whether it is one task with all partitions of its plan, as it is
     local : whether its rows lie in the memory of the process that planned, which best makes pages of them itself
+    aligned_by : the key of a join in it whose sides are read as they lie, not shuffled; "": none
     """
 
     number: int
@@ -77,6 +78,7 @@ class Stage:
     scan_bytes: int = 0
     whole: bool = False
     local: bool = False
+    aligned_by: str = ""
 
     @cached_property
     def _node(self) -> Node:

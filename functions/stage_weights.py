@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from functions.plan_proto import SCANS, Kind, Node, fields_of
+from functions.stage_aligned import file_bytes
 from functions.stage_leaf import leaf_of
 from functions.tasks import TaskKind
 
@@ -49,18 +50,7 @@ def memory_bytes(node: Node) -> int:
 def _file_bytes(node: Node) -> int:
     """Return the sizes of a scan's files, of each its part that is read; 0 for any other node."""
     files = (file for group in node.groups for _number, file in fields_of(group))
-    return sum(_size(dict(fields_of(file))) for file in files if isinstance(file, bytes))
-
-
-def _size(file: dict[int, int | bytes]) -> int:
-    part = file.get(5)
-    if isinstance(part, bytes):
-        bounds = dict(fields_of(part))
-        start, end = bounds.get(1, 0), bounds.get(2, 0)
-        if isinstance(start, int) and isinstance(end, int):
-            return end - start
-    size = file.get(2, 0)
-    return size if isinstance(size, int) else 0
+    return sum(file_bytes(file) for file in files if isinstance(file, bytes))
 
 
 def scan_bytes(node: Node) -> int:

@@ -20,7 +20,8 @@ from datafusion import ExecutionPlan, SessionContext
 
 from functions.errors import is_panic
 from functions.plan_proto import Kind, Node, decode, encode, join_fields
-from functions.stage_cut import Cut, Cutter
+from functions.stage_aligned import Buckets, aligned_by
+from functions.stage_cut import Cut, Cutter, Unaligned
 from functions.stage_leaf import filled, leaf_of, schema_of
 from functions.stage_parts import Exchange, Piece, Read, Stage, Stages, pages_of
 from functions.stage_seal import opened
@@ -64,9 +65,9 @@ def broadcast_options(n_tasks: int, bytes_max: int = BROADCAST_BYTES) -> Mapping
     }
 
 
-def split(context: SessionContext, plan: ExecutionPlan) -> Stages:
+def split(context: SessionContext, plan: ExecutionPlan, buckets: Buckets | None = None) -> Stages:
     """Cut a plan; one that cannot be cut is one stage, and the reason says why. Its plan is empty if only the process
-    that made it can run it."""
+    that made it can run it. ``buckets`` are of data files, where tables have them."""
     strict = context.with_python_udf_inlining(enabled=False)
     try:
         data = plan.to_bytes(strict)
@@ -76,14 +77,18 @@ def split(context: SessionContext, plan: ExecutionPlan) -> Stages:
         gathered = join_fields([(Kind.COALESCE_PARTITIONS, join_fields([(1, data)]))])
     else:
         gathered = data
-    cutter = Cutter(strict)
+    cutter = Cutter(strict, buckets or {})
     try:
         node = _annotated(plan, decode(data))
         volatile = _VOLATILE.search(plan.display_indent())
         if volatile is not None:
             whole = _whole(gathered, schema_of(strict, node))
             return Stages([whole], f"{volatile[1]}() gives other values in each task")
-        cutter.cut(node)
+        try:
+            cutter.cut(node)
+        except Unaligned:
+            cutter = Cutter(strict, aligns=False)
+            cutter.cut(node)
     except UnsupportedError as error:
         return Stages([_whole(gathered)], str(error))
     except BaseException as error:
@@ -127,6 +132,7 @@ def _stage(number: int, cut: Cut) -> Stage:
     stage = Stage(
         number, kind_of(cut.node), encode(cut.node), [(leaf.name, leaf.stage) for leaf in leaves],
         cut.node.n_partitions, cut.schema, cut.exchange, scan_bytes(cut.node), cut.local, cut.local,
+        aligned_by(cut.node),
     )  # fmt: skip
     stage.__dict__["_node"] = cut.node
     return stage

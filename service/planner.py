@@ -38,6 +38,7 @@ from storage.tables.snapshot import At, Snapshot
 
 if TYPE_CHECKING:
     from functions.gap_fill import Gaps
+    from functions.stage_aligned import Buckets
     from functions.stages import Stages
     from service.coordinate.fan_out import FanOut
 
@@ -390,7 +391,7 @@ class Planner:
             return scans[name].table if name in scans else None
 
         remote = self._remote(scans)
-        stages = self._cut(table, remote) if self._tasks.n_tasks else None
+        stages = self._cut(table, remote, scans) if self._tasks.n_tasks else None
         with self._session.planning(self._names(table), remote=remote) as context:
             try:
                 frame = self._frame(context, self._text)
@@ -404,14 +405,21 @@ class Planner:
             except BaseException as error:
                 raise self._translated(error) from error
 
-    def _cut(self, table: Callable[[TableName], Table | None], remote: bool) -> Stages:
+    def _cut(
+        self, table: Callable[[TableName], Table | None], remote: bool, scans: Mapping[TableName, TableScan]
+    ) -> Stages:
         """Return the statement's stages, or those of the one that it explains."""
-        stages = self._split(table, remote, self._tasks.n_tasks)
+        from functions.file_buckets import buckets_of
+
+        buckets = buckets_of(each.snapshot for each in scans.values()) if len(scans) > 1 else {}
+        stages = self._split(table, remote, self._tasks.n_tasks, buckets)
         if self._tasks.shuffles_too_widely(stages):
-            stages = self._split(table, remote, SHUFFLED_TASKS_MAX)
+            stages = self._split(table, remote, SHUFFLED_TASKS_MAX, buckets)
         return stages
 
-    def _split(self, table: Callable[[TableName], Table | None], remote: bool, n_tasks: int) -> Stages:
+    def _split(
+        self, table: Callable[[TableName], Table | None], remote: bool, n_tasks: int, buckets: Buckets
+    ) -> Stages:
         from functions.stages import split
 
         explained = self._parsed.explained
@@ -421,7 +429,7 @@ class Planner:
         ) as context:
             try:
                 frame = self._frame(context, " " * explained + self._text[explained:])
-                return split(context, frame.execution_plan())
+                return split(context, frame.execution_plan(), buckets)
             except BaseException as error:
                 raise self._translated(error) from error
 

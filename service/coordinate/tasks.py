@@ -61,5 +61,6 @@ def _line(stage: Stage, here: bool) -> str:
     if here:
         return f"stage {stage.number}: {stage.kind} in this process{reads}{size}"
     exchange = stage.exchange
+    size += f" co-located by {stage.aligned_by}" if stage.aligned_by else ""
     buckets = f" into {exchange.n_buckets}" if exchange.kind == "hash" else ""
     return f"stage {stage.number}: {stage.kind} tasks={stage.n_partitions}{reads}{size} {exchange.kind}{buckets}"
