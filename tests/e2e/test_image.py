@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
 import sys
 import threading
 import time
@@ -16,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from functions.exchange import decode_page
 from functions.invoke.lambda_event import event_of, reply_of
@@ -46,6 +49,34 @@ def lake(tmp_path: Path) -> Path:
     folder.mkdir()
     os.chown(folder, USER, USER)
     return folder
+
+
+def deployed() -> Iterator[Any]:
+    """Yield what runs in containers: (port, or 0 where it ends by itself; path to ask; command; health command)."""
+    wal = (ROOT / "terraform/modules/wal/main.tf").read_text()
+    [port] = re.findall(r"^  port += (\d+)$", wal, re.MULTILINE)
+    command, health = (
+        json.loads(re.findall(rf"^  {name} += (\[.*\])$", wal, re.MULTILINE)[0]
+                   .replace("tostring(local.port)", f'"{port}"').replace("${local.port}", port))
+        for name in ("command", "health_command")
+    )  # fmt: skip
+    yield pytest.param(int(port), "/healthz", command, health, id="terraform-wal")
+    for path in sorted((ROOT / "infra/knative/base").glob("*.yaml")):
+        for document in yaml.safe_load_all(path.read_text()):
+            for container in _containers(document):
+                if container.get("image") == "firnline":
+                    [*ports] = container.get("ports", [])
+                    port = ports[0]["containerPort"] if ports else 0
+                    command = [*container.get("command", []), *container.get("args", [])]
+                    yield pytest.param(port, "/healthz", command, [], id=f"knative-{path.stem}")
+
+
+def _containers(node: Any) -> Iterator[Any]:
+    if isinstance(node, dict):
+        yield from node.get("containers", [])
+        node = list(node.values())
+    for each in node if isinstance(node, list) else ():
+        yield from _containers(each)
 
 
 def mounted(lake: Path, **variables: str) -> list[str]:
@@ -159,12 +190,11 @@ def test_the_worker_runs_as_a_lambda_function(engine: Engine, lake: Path) -> Non
 
 
 def test_the_endpoint_runs_as_a_lambda_function(engine: Engine, lake: Path) -> None:
-    if engine.run("python", "-c", "import service.aws").returncode:
-        pytest.skip("the image has no service.aws")
+    token = engine.run("firn", "token", "create", "--role", "admin", options=mounted(lake)).stdout.strip()
     body = b64encode(json.dumps({"sql": "SELECT 1 AS one"}).encode()).decode()
     event = {
         "version": "2.0", "routeKey": "$default", "rawPath": "/v1/sql", "rawQueryString": "", "isBase64Encoded": True,
-        "headers": {"content-type": "application/json", "host": "x.lambda-url.eu-central-1.on.aws"}, "body": body,
+        "headers": {"content-type": "application/json", "authorization": f"Bearer {token}"}, "body": body,
         "requestContext": {
             "accountId": "1", "apiId": "x", "domainName": "x.lambda-url.eu-central-1.on.aws", "requestId": "r",
             "http": {"method": "POST", "path": "/v1/sql", "protocol": "HTTP/1.1", "sourceIp": "1.2.3.4"},
@@ -172,8 +202,65 @@ def test_the_endpoint_runs_as_a_lambda_function(engine: Engine, lake: Path) -> N
         },
     }  # fmt: skip
     answer, started_s = invoked(engine, "service.aws.endpoint", event, mounted(lake))
-    assert answer["statusCode"] in (200, 401), answer
+    assert answer["statusCode"] == 200, answer
+    assert json.loads(answer["body"])["rows"] == [[1]]
     print(f"first answer of the endpoint {started_s:.2f} s after the invocation")
+
+
+def test_the_compactor_runs_as_a_lambda_function(engine: Engine, lake: Path) -> None:
+    for statement in ("CREATE TABLE t (k BIGINT)", "INSERT INTO t VALUES (1), (2)"):
+        done = engine.run("firn", "sql", statement, options=mounted(lake, FIRN_COMPACT="0"))
+        assert not done.returncode, done.stderr
+    answer, _started_s = invoked(engine, "service.aws.compactor", {"source": "aws.scheduler"}, mounted(lake))
+    assert (answer["folded"]["rows"], answer["folded"]["commits"]) == (2, 1), answer
+
+
+@pytest.mark.parametrize("port, path, command, health", [*deployed()])
+def test_the_commands_of_the_deployments_run(
+    engine: Engine, lake: Path, port: int, path: str, command: list[str], health: list[str]
+) -> None:
+    options = [
+        *mounted(lake, FIRN_TASK_SECRET=SECRET, PORT=str(port), FIRN_FUNCTIONS="inline"),
+        "--tmpfs",
+        "/var/lib/firn:mode=777",
+    ]
+    if not port:
+        assert engine.run(*command, options=options).returncode == 0
+        return
+    # What other machines reach asks for tokens, and a lake must have one.
+    assert engine.run("firn", "token", "create", "--role", "admin", options=options).returncode == 0
+    asked = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{port}{path}', timeout=4)"
+    with engine.running(*command, options=options, network="none") as server:
+        ends_s = time.monotonic() + 60
+        while server.execute("python", "-c", asked).returncode:
+            assert server.running() and time.monotonic() < ends_s, server.log()
+            time.sleep(0.2)
+        if health:
+            found = server.execute(*health)
+            assert (found.returncode, found.stderr) == (0, "")
+        assert server.terminate() == 0, server.log()
+
+
+def test_where_no_engine_can_be_had_the_reason_is_said(tmp_path: Path) -> None:
+    script = [str(ROOT / "infra/image/engine.sh")]
+    environ = {"PATH": "/usr/bin:/bin", "DOCKER_HOST": "unix:///nonexistent", "FIRNLINE_DOCKER": str(tmp_path / "none")}
+    kept = subprocess.run([*script, "--kept", "true"], env=environ, capture_output=True, text=True, check=False)
+    assert (kept.returncode, kept.stdout) == (3, "")
+    assert kept.stderr == "no Docker engine: none answers, and make image has not built anything here\n"
+    if os.getuid() == 0:
+        command = ["setpriv", "--reuid", "65534", "--clear-groups", "bash", "-s", "--", "--install", "true"]
+        text = Path(script[0]).read_text()
+        plain = subprocess.run(command, env=environ, input=text, capture_output=True, text=True, check=False)
+        assert (plain.returncode, plain.stderr) == (3, "no Docker engine: none answers, and only root can start one\n")
+
+
+def test_a_base_of_a_registry_is_named_by_its_digest() -> None:
+    done = subprocess.run(
+        [str(ROOT / "infra/image/build.sh")], env=os.environ | {"BASE": "python:3.11-slim-bookworm"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "name the base image by its digest" in done.stderr
 
 
 def invoked(engine: Engine, handler: str, event: Any, options: list[str]) -> tuple[Any, float]:

@@ -19,7 +19,7 @@ __all__ = ["Container", "Engine", "engine_or_skip", "free_port"]
 IMAGE = os.environ.get("IMAGE", "firnline:dev")
 _ROOT = Path(__file__).parents[2]
 _LOCKED = (
-    "--network", "host", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL",
+    "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL",
     "--security-opt", "no-new-privileges",
 )  # fmt: skip
 
@@ -66,6 +66,10 @@ class Container:
         done = self.engine.docker("logs", self.name)
         return done.stdout + done.stderr
 
+    def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command beside it."""
+        return self.engine.docker("exec", self.name, *command)
+
     def terminate(self, within_s: int = 60) -> int:
         """Send SIGTERM, and return how it ended; 137 if it had to be killed."""
         self.engine.docker("stop", "--time", str(within_s), self.name)
@@ -90,12 +94,14 @@ class Engine:
         self, *command: str, options: Sequence[str] = (), timeout_s: float = 180
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in a locked container to its end."""
-        return self.docker("run", "--rm", *_LOCKED, *options, IMAGE, *command, timeout_s=timeout_s)
+        return self.docker("run", "--rm", "--network", "none", *_LOCKED, *options, IMAGE, *command, timeout_s=timeout_s)
 
     @contextmanager
-    def running(self, *command: str, port: int, options: Sequence[str] = ()) -> Iterator[Container]:
-        """Run a server in a locked container; it is removed at the end."""
-        done = self.docker("run", "--detach", *_LOCKED, *options, IMAGE, *command)
+    def running(
+        self, *command: str, port: int = 0, options: Sequence[str] = (), network: str = "host"
+    ) -> Iterator[Container]:
+        """Run a server in a locked container; it is removed at the end. ``network="none"``: only its own loopback."""
+        done = self.docker("run", "--detach", "--network", network, *_LOCKED, *options, IMAGE, *command)
         assert not done.returncode, done.stderr
         container = Container(done.stdout.strip(), self, port)
         try:
