@@ -105,7 +105,7 @@ format: setup ## Format and fix what can be fixed
 	@touch $@
 
 .PHONY: bench
-bench: bench-query bench-write bench-lookup ## Run every benchmark
+bench: bench-query bench-write bench-lookup bench-functions ## Run every benchmark
 
 .PHONY: bench-query
 bench-query: .venv/.bench ## Queries beside DataFusion, DuckDB, chDB and Polars; writes docs/benchmarks.md
@@ -123,6 +123,10 @@ bench-write: .venv/.bench postgres ## Durable writes beside PostgreSQL (apt-get)
 .PHONY: bench-lookup
 bench-lookup: .venv/.bench ## Rows by their keys: kernels, and end to end beside DataFusion, DuckDB, Polars and pyiceberg
 	$(RUN) python -m benchmarks.lookup
+
+.PHONY: bench-functions
+bench-functions: .venv/.bench ## Statements as tasks: processes, HTTP, Lambda's emulator, Ray, beside Sail, Dask, Ray Data; costs
+	$(RUN) python -m benchmarks.functions
 
 .PHONY: clean
 clean: ## Remove what the targets made, except the lakes

@@ -2,22 +2,26 @@
 
 Workers are simulated (`tests.support.simulated_workers`): the first part takes real time and gives no time to workers;
 the second runs in virtual time, with latencies whose tail is heavy (Pareto, α = 1.5, at least 0.2 s).
+`benchmarks.functions_coordinator` starts it in a process of its own, whose memory is then the coordinator's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import resource
-import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datafusion import SessionContext
 
+from benchmarks.measure import percentile
 from functions.invoke import InvokerLimits
 from functions.stages import Stage, Stages, split
 from functions.tasks import Task
@@ -98,22 +102,25 @@ def hedging(n_workers: int, n_statements: int, factor: float) -> tuple[list[floa
     return sorted(took), attempts / n_workers / n_statements
 
 
-def main() -> None:
-    """Print the numbers."""
-    for n_files, n_tasks in ((1000, 100), (10_000, 1000), (100_000, 1000)):
-        plan_s, cut_s, message_s = cut_many_files(n_files, n_tasks)
-        print(f"{n_files} files, {n_tasks} tasks: plan {plan_s:.2f} s, cut {cut_s:.2f} s, messages {message_s:.2f} s")
-    for n_tasks in (100, 1000, 5000):
-        print(f"dispatch of {n_tasks} tasks: {dispatch(n_tasks):.0f} tasks/s, simulated workers' share included")
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+def main(arguments: list[str]) -> None:
+    """Measure what the JSON of the first argument asks for, and print what was found as a line of JSON."""
+    asked = json.loads(arguments[0])
+    found: dict[str, Any] = {"cut": [], "dispatch": [], "hedging": []}
+    for n_tasks in asked["dispatched"]:
+        found["dispatch"].append([n_tasks, dispatch(n_tasks)])
+    found["dispatch_peak_mb"] = _peak_mb()
+    for n_files in asked["files"]:
+        n_tasks = min(1_000, n_files // 10)
+        found["cut"].append([n_files, n_tasks, *cut_many_files(n_files, n_tasks), _peak_mb()])
     for factor in (0.0, 2.0):
-        took, attempts = hedging(1000, 20, factor)
-        p99 = took[min(len(took) - 1, int(len(took) * 0.99))]
-        print(
-            f"1000 workers, hedge factor {factor}: p50 {statistics.median(took):.1f} s, p99 {p99:.1f} s, "
-            f"{attempts:.3f} attempts a task"
-        )
+        took, attempts = hedging(1_000, asked["statements"], factor)
+        found["hedging"].append([factor, percentile(took, 50), percentile(took, 99), attempts])
+    print(json.dumps(found))
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -243,6 +243,15 @@ def _of_lookups(name: str) -> Callable[[], Peer]:
     return made
 
 
+def _of_functions(name: str) -> Callable[[], Peer]:
+    def made() -> Peer:
+        from benchmarks.functions_peers import FUNCTION_PEERS
+
+        return FUNCTION_PEERS[name]()
+
+    return made
+
+
 PEERS: dict[str, Callable[[], Peer]] = {
     "firnline": FirnlinePeer,
     "firnline-new-text": FirnlineNewTextPeer,
@@ -259,4 +268,18 @@ PEERS: dict[str, Callable[[], Peer]] = {
     "polars-delta": _of_lookups("PolarsDeltaPeer"),
     "polars-iceberg": _of_lookups("PolarsIcebergPeer"),
     "pyiceberg": _of_lookups("PyIcebergPeer"),
+    **{
+        name: _of_functions(name)
+        for name in (
+            "in process",
+            "2 processes",
+            "4 processes",
+            "2 HTTP workers",
+            "2 Lambda emulators",
+            "2 Ray workers",
+            "Sail",
+            "Dask",
+            "Ray Data",
+        )
+    },
 }

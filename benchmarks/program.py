@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.functions_options import FunctionsOptions
 from benchmarks.lookup_options import LookupOptions
 from benchmarks.machine import describe_machine
 from benchmarks.page import with_part
@@ -24,8 +25,8 @@ class Program:
     summary: str
     sections: tuple[str, ...]
     introduction: str
-    official: WriteOptions | LookupOptions
-    smoke: WriteOptions | LookupOptions
+    official: WriteOptions | LookupOptions | FunctionsOptions
+    smoke: WriteOptions | LookupOptions | FunctionsOptions
 
 
 def run_program(program: Program, arguments: Sequence[str] | None = None) -> int:

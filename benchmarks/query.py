@@ -14,6 +14,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+from benchmarks.functions_options import FunctionsOptions
 from benchmarks.lookup_options import LookupOptions
 from benchmarks.machine import REPOSITORY, describe_machine
 from benchmarks.options import OFFICIAL, SMOKE, Options
@@ -39,7 +40,7 @@ numbers mean nothing), `--scale` and `--repeats` change the sizes. Generated dat
 
 def run_sections(
     names: Sequence[str],
-    options: Options | WriteOptions | LookupOptions,
+    options: Options | WriteOptions | LookupOptions | FunctionsOptions,
     show: Callable[[str], None] = print,
     prefix: str = "",
 ) -> list[Section]:

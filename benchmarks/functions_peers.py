@@ -1,0 +1,218 @@
+"""Where the product's tasks run, and the engines beside it, each as a `benchmarks.peers.Peer`.
+
+Dask and Ray Data have no SQL: for them a query is a program as their manuals write it, for those queries where that is
+a page at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from benchmarks.machine import REPOSITORY
+from benchmarks.peers import Answer, Peer, S3Access
+from benchmarks.tpch_data import tpch_queries
+
+__all__ = ["FUNCTION_PEERS"]
+
+SECRET = "benchmark"
+N_WORKERS = 2
+
+
+class TasksPeer:
+    """This product, in process, whose statements run as tasks at a place.
+
+    Parameters
+    ----------
+    place : as ``FIRN_FUNCTIONS``; ``http`` and ``lambda`` are started here; None: no tasks
+    """
+
+    def __init__(self, place: str | None, concurrency: int = 0) -> None:
+        self._place, self._concurrency = place, concurrency
+        self._runner = asyncio.Runner()
+        self._stack = contextlib.AsyncExitStack()
+        self._started = contextlib.ExitStack()
+
+    def open(self, tables: Mapping[str, str], s3: S3Access | None) -> None:
+        from service.components import open_engine
+        from service.settings import EngineSettings, FunctionAccess
+        from storage.blobs.s3_options import S3Options
+
+        lake = self._started.enter_context(tempfile.TemporaryDirectory())
+        options = S3Options(region="us-east-1")
+        if s3 is not None:
+            options = S3Options(s3.endpoint, s3.region, access_key_id=s3.key, secret_access_key=s3.secret)
+            lake = f"s3://lake/{Path(lake).name}"
+        access = FunctionAccess()
+        if self._place is not None:
+            folders = sorted({str(Path(each).parent) for each in tables.values()}) if s3 is None else ["s3://tpch"]
+            place, endpoint = self._start(lake, ",".join(folders))
+            access = FunctionAccess(place, SECRET, concurrency=self._concurrency, lambda_endpoint=endpoint)
+        settings = EngineSettings(lake=lake, s3=options, functions=access)
+        self._engine = self._runner.run(self._stack.enter_async_context(open_engine(settings)))
+        for name, location in tables.items():
+            self.run(f"CREATE EXTERNAL TABLE {name} STORED AS PARQUET LOCATION '{location}'")
+
+    def _start(self, lake: str, allow: str) -> tuple[str, str | None]:
+        """Start workers that are no part of this process; return the place, and the endpoint of Lambda."""
+        assert self._place is not None
+        if self._place not in ("http", "lambda"):
+            return self._place, None
+        environment = {"FIRN_LAKE": lake, "FIRN_ALLOW": allow, "FIRN_TASK_SECRET": SECRET}
+        if self._place == "http":
+            command = ["-c", "from firnline.cli import main; main()", "worker", "--port", "0",
+                       "--concurrency", str(N_WORKERS)]  # fmt: skip
+            return _listening(self._started, command, environment), None
+        os.environ.update(AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s", AWS_REGION="us-east-1")
+        function = f"firnline-worker=functions.aws.worker,memory_mb=1769,concurrency={N_WORKERS}"
+        command = [str(REPOSITORY / "localstack" / "lambda_front.py"), "--port", "0", "--function", function]
+        return "lambda:firnline-worker", _listening(self._started, command, environment)
+
+    def run(self, sql: str) -> Answer:
+        return self._runner.run(self._answer(sql))
+
+    async def _answer(self, sql: str) -> Answer:
+        from service.statement import Statement
+
+        functions: Any = "inline" if self._place is None else "fan-out"
+        result = await self._engine.run(Statement(sql, "benchmark", functions=functions))
+        batches = [batch async for batch in result.batches]
+        return Answer(pa.Table.from_batches(batches, result.schema), result.receipt.to_dict())
+
+    def close(self) -> None:
+        self._runner.run(self._stack.aclose())
+        self._runner.close()
+        self._started.close()
+
+
+def _listening(stack: contextlib.ExitStack, command: list[str], environment: Mapping[str, str]) -> str:
+    """Start a Python program and return the URL that it says it listens on."""
+    process = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env={**os.environ, **environment}
+    )
+
+    def end() -> None:
+        process.terminate()
+        process.wait(30)
+
+    stack.callback(end)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("listening on "):
+            return line.split()[2]
+    raise RuntimeError(f"{command[:2]} did not start, code {process.wait()}")
+
+
+class SailPeer:
+    """Sail: Spark Connect in Rust, on the engine that this product uses too; one process."""
+
+    def open(self, tables: Mapping[str, str], s3: S3Access | None) -> None:
+        import warnings
+
+        from pysail.spark import SparkConnectServer
+
+        warnings.simplefilter("ignore")
+        self._server = SparkConnectServer()
+        self._server.start(background=True)
+        from pyspark.sql.connect.session import SparkSession
+
+        self._session = SparkSession.builder.remote(f"sc://127.0.0.1:{self._server.listening_address[1]}").getOrCreate()
+        for name, location in tables.items():
+            self._session.read.parquet(location).createOrReplaceTempView(name)
+
+    def run(self, sql: str) -> Answer:
+        return Answer(self._session.sql(sql.strip().rstrip(";")).toArrow())
+
+    def close(self) -> None:
+        self._session.stop()
+        self._server.stop()
+
+
+class _ProgramPeer:
+    """An engine whose queries are programs; ``programs`` has them by their number in TPC-H."""
+
+    programs: Mapping[int, Callable[[Any, Mapping[str, str]], pa.Table]]
+
+    def open(self, tables: Mapping[str, str], s3: S3Access | None) -> None:
+        self._tables = tables
+        self._numbers = {sql: number for number, sql in tpch_queries().items()}
+
+    def run(self, sql: str) -> Answer:
+        program = self.programs.get(self._numbers.get(sql, 0))
+        if program is None:
+            raise NotImplementedError("no SQL, and no program is written for this query")
+        return Answer(program(self, self._tables))
+
+    def close(self) -> None:
+        pass
+
+
+class DaskPeer(_ProgramPeer):
+    """Dask's data frames, on two worker processes of one thread."""
+
+    def __init__(self) -> None:
+        from benchmarks.functions_dask import PROGRAMS
+
+        self.programs = PROGRAMS
+
+    def open(self, tables: Mapping[str, str], s3: S3Access | None) -> None:
+        super().open(tables, s3)
+        from distributed import Client, LocalCluster
+
+        self._cluster = LocalCluster(n_workers=N_WORKERS, threads_per_worker=1, dashboard_address=None)
+        self._client = Client(self._cluster)
+
+    def close(self) -> None:
+        self._client.close()
+        self._cluster.close()
+
+
+class RayDataPeer(_ProgramPeer):
+    """Ray Data, on a Ray of two CPUs."""
+
+    def __init__(self) -> None:
+        from benchmarks.functions_ray_data import PROGRAMS
+
+        self.programs = PROGRAMS
+
+    def open(self, tables: Mapping[str, str], s3: S3Access | None) -> None:
+        super().open(tables, s3)
+        from functions.invoke.ray_ import load_ray
+
+        self._ray = load_ray()
+        self._ray.init(num_cpus=N_WORKERS, include_dashboard=False, log_to_driver=False, logging_level="error")
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+    def close(self) -> None:
+        self._ray.shutdown()
+
+
+def _tasks(place: str | None, concurrency: int = 0) -> Callable[[], Peer]:
+    return lambda: TasksPeer(place, concurrency)
+
+
+FUNCTION_PEERS: dict[str, Callable[[], Peer]] = {
+    "in process": _tasks(None),
+    "2 processes": _tasks("processes:2"),
+    "4 processes": _tasks("processes:4"),
+    "2 HTTP workers": _tasks("http", N_WORKERS),
+    "2 Lambda emulators": _tasks("lambda", N_WORKERS),
+    "2 Ray workers": _tasks("ray", N_WORKERS),
+    "Sail": SailPeer,
+    "Dask": DaskPeer,
+    "Ray Data": RayDataPeer,
+}

@@ -1,0 +1,197 @@
+"""TPC-H as tasks: the same files and statements at each place where tasks run, beside Sail, Dask and Ray Data.
+
+Each place has a process of its own, one place after another; a warm-up of each query gives the answer, which is held to
+that of one process before any time counts. CPU time is that of the process and of all below it, workers and daemons.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from benchmarks.compare import difference
+from benchmarks.functions_options import FunctionsOptions
+from benchmarks.machine import versions
+from benchmarks.measure import mb, median_of, ms, ratio
+from benchmarks.peer_process import PeerError, PeerProcess, Run, peer_process
+from benchmarks.process_tree import tree_cpu_s
+from benchmarks.report import Goal, Section, Table
+from benchmarks.tpch_data import tpch_queries, tpch_tables
+
+__all__ = ["measure_tpch"]
+
+REFERENCE = "in process"
+PLACES = ("in process", "2 processes", "4 processes", "2 HTTP workers", "2 Lambda emulators", "2 Ray workers")
+OTHERS = ("Sail", "Dask", "Ray Data")
+PROGRAMS = ("Dask", "Ray Data")
+"""Engines without SQL: they run the queries that are written for them."""
+
+
+@dataclass
+class Place:
+    """What ran at one place.
+
+    walls_s, cpus_s : query number → of its timed runs
+    runs : query number → its last run
+    faults : query number → why it has no time
+    """
+
+    walls_s: dict[int, list[float]] = field(default_factory=dict)
+    cpus_s: dict[int, list[float]] = field(default_factory=dict)
+    runs: dict[int, Run] = field(default_factory=dict)
+    faults: dict[int, str] = field(default_factory=dict)
+
+    def wall_s(self, number: int) -> float:
+        return median_of(self.walls_s.get(number, []))
+
+    def cpu_s(self, number: int) -> float:
+        return median_of(self.cpus_s.get(number, []))
+
+    def total(self, member: str, numbers: Sequence[int]) -> float:
+        """Return the sum of the medians of some queries."""
+        return sum(getattr(self, member)(each) for each in numbers)
+
+    def receipts(self, member: str, numbers: Sequence[int]) -> float:
+        """Return the sum of what the receipts of some queries say."""
+        found = [self.runs[each].receipt for each in numbers if each in self.runs]
+        return float(sum(each[member] for each in found if each is not None))
+
+
+def measure_tpch(options: FunctionsOptions) -> Section:
+    """Run the benchmark and return what it found."""
+    tables = tpch_tables(options.scale, options.build)
+    queries = {number: sql for number, sql in tpch_queries().items() if number in options.queries}
+    found: dict[str, Place] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (*PLACES, *OTHERS):
+            found[name] = Place()
+            print(f"  tpch: {name} …", file=sys.stderr, flush=True)
+            with peer_process(name) as peer:
+                _run_place(peer, found[name], tables, queries, Path(folder), options)
+    return _section(options, found, list(queries))
+
+
+def _run_place(
+    peer: PeerProcess, place: Place, tables: Mapping[str, str], queries: Mapping[int, str], folder: Path,
+    options: FunctionsOptions,
+) -> None:  # fmt: skip
+    try:
+        peer.open(tables)
+    except PeerError as error:
+        place.faults.update(dict.fromkeys(queries, f"does not start: {_short(error)}"))
+        return
+    for number, sql in queries.items():
+        answer, reference = (folder / f"{name}-{number}.arrow" for name in (peer.name, REFERENCE))
+        try:
+            peer.run(sql, save=answer, timeout_s=90)
+            differs = _difference(answer, reference, sql)
+            if differs is not None:
+                place.faults[number] = f"another answer than one process: {differs}"
+                continue
+            for _ in range(options.repeats if peer.name not in PROGRAMS else 1):
+                before_s = tree_cpu_s(peer.pid)
+                place.runs[number] = run = peer.run(sql, timeout_s=90)
+                place.walls_s.setdefault(number, []).append(run.wall_s)
+                place.cpus_s.setdefault(number, []).append(tree_cpu_s(peer.pid) - before_s)
+        except PeerError as error:
+            place.faults[number] = _short(error)
+            if not peer.alive():
+                place.faults.update({each: "the process died" for each in queries if each not in place.walls_s})
+                return
+
+
+def _difference(ours: Path, theirs: Path, sql: str) -> str | None:
+    if not theirs.is_file():
+        return "there is no reference answer"
+    with pa.ipc.open_file(ours) as mine, pa.ipc.open_file(theirs) as reference:
+        return difference(mine.read_all(), reference.read_all(), sql)
+
+
+def _short(error: PeerError) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+def _section(options: FunctionsOptions, found: Mapping[str, Place], numbers: Sequence[int]) -> Section:
+    official = options.official
+    wrong = sum(len(found[name].faults) for name in PLACES)
+    base = found[REFERENCE]
+    slower = found["2 processes"].total("wall_s", numbers) / base.total("wall_s", numbers)
+    return Section(
+        "tpch",
+        f"TPC-H as tasks, scale factor {options.scale}",
+        facts=[
+            f"Wall is the median of {options.repeats} after a warm-up, from the SQL text to an Arrow table, on the "
+            "same Parquet files of this machine's disk (tpchgen-cli, one file a table). CPU is user and system of all "
+            "processes. Tasks, bytes moved (messages, replies, pages) and cost are those of the receipts.",
+            "Every statement that can runs as tasks (`functions: fan-out`); left to itself the service keeps those of "
+            "this size in process. Lambda functions run under AWS's Runtime Interface Emulator behind "
+            "`localstack/lambda_front.py`, HTTP workers are one `firn worker`.",
+            versions(["firnline", "datafusion", "ray", "pysail", "dask", "pyarrow", "pandas"]) + ".",
+        ],
+        tables=[_totals(found, numbers), _walls(found, numbers)],
+        goals=[
+            Goal("queries as tasks without the answer of one process, all places", wrong, 0, official=official),
+            Goal("total wall, 2 processes ÷ in process, on one machine", _rounded(slower), 2.0, "×", official),
+        ],
+        notes=[
+            *_lost(found, numbers),
+            *(
+                f"{name}, query {number}: {fault}"
+                for name, place in found.items()
+                for number, fault in place.faults.items()
+                if name not in PROGRAMS or not fault.startswith("NotImplementedError")
+            ),
+        ],
+    )  # fmt: skip
+
+
+def _totals(found: Mapping[str, Place], numbers: Sequence[int]) -> Table:
+    base, rows = found[REFERENCE], []
+    for name, place in found.items():
+        answered = [each for each in numbers if each in place.walls_s and each in base.walls_s]
+        wall_s, cpu_s = place.total("wall_s", answered), place.total("cpu_s", answered)
+        base_s, base_cpu_s = base.total("wall_s", answered), base.total("cpu_s", answered)
+        row = [name, str(len(answered)), ms(wall_s), ratio(wall_s, base_s), ms(cpu_s), ratio(cpu_s, base_cpu_s)]
+        tasks = place.receipts("tasks", answered) if name in PLACES else 0.0
+        if name in PLACES and name != REFERENCE and tasks:
+            overhead_s = (cpu_s - base_cpu_s) / tasks
+            row += [f"{tasks:.0f}", ms(overhead_s), mb(place.receipts("bytes_moved", answered)),
+                    f"{place.receipts('cost_usd', answered):.5f}"]  # fmt: skip
+        else:
+            row += ["–"] * 4
+        rows.append(row)
+    header = ["", "queries", "wall ms", "÷ in process", "CPU ms", "÷ in process", "tasks", "CPU ms more a task",
+              "MB moved", "USD"]  # fmt: skip
+    return Table(header, rows, "Totals of the queries that a place answers, beside the same ones in process")
+
+
+def _walls(found: Mapping[str, Place], numbers: Sequence[int]) -> Table:
+    rows = []
+    for number in numbers:
+        tasks = found["2 processes"].runs.get(number)
+        n_tasks = str(tasks.receipt["tasks"]) if tasks is not None and tasks.receipt is not None else "–"
+        rows.append([f"Q{number}", n_tasks, *(ms(place.wall_s(number)) for place in found.values())])
+    return Table(["query", "tasks", *found], rows, "Milliseconds a query")
+
+
+def _lost(found: Mapping[str, Place], numbers: Sequence[int]) -> list[str]:
+    """Say where other engines were faster."""
+    notes = []
+    for name in OTHERS:
+        both = [each for each in numbers if each in found[name].walls_s]
+        for ours in (REFERENCE, "2 processes"):
+            lost = [each for each in both if found[name].wall_s(each) < found[ours].wall_s(each)]
+            if lost:
+                listed = ", ".join(f"Q{each}" for each in lost)
+                notes.append(f"{name} is faster than {ours} in {len(lost)} of {len(both)}: {listed}")
+    return notes
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 2)
