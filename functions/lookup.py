@@ -119,7 +119,6 @@ def _decoded(
 ) -> list[pa.RecordBatch] | None:  # fmt: skip
     """Return the rows of a file; None if its bytes are not what its layout says."""
     try:
-        found = rows_of(planned, each, data, deletes)
+        return rows_of(planned, each, data, deletes)
     except CorruptError:
         return None
-    return [pa.RecordBatch.from_arrays(batch.columns, schema=planned.schema) for batch in found]

@@ -26,7 +26,7 @@ _SPREAD_ROWS = 1_024
 def rows_of(
     planned: LookupPlan, each: FileRead, parts: Sequence[bytes], deletes: LoadedDeletes | None
 ) -> list[pa.RecordBatch]:
-    """Return the live rows of a file whose key is asked for, in the table's columns.
+    """Return the live rows of a file whose key is asked for, in the columns and types of ``planned.schema``.
 
     Parameters
     ----------
@@ -81,10 +81,12 @@ def _cut(read: SliceRead, parts: Sequence[bytes], inner: SliceRead) -> list[byte
 def _matching(
     planned: LookupPlan, each: FileRead, first_row: int, stored: pa.RecordBatch, deletes: LoadedDeletes | None
 ) -> pa.RecordBatch | None:
-    """Return the live rows of a batch whose key is asked for, in the table's columns; None if there are none."""
+    """Return the live rows of a batch whose key is asked for, as `rows_of` does; None if there are none."""
+    if each.shape.sources is not None and deletes is None:
+        return _as_stored(planned, each, stored)
     snapshot = planned.snapshot
     constants = constants_of(snapshot, each.index) if each.shape.sources is None else {}
-    batch = with_ids(stored, snapshot) if each.shape.sources is None or deletes is not None else stored
+    batch = with_ids(stored, snapshot)
     keys = _columns(planned, each, batch, key_names(planned.asked), constants)
     places = np.flatnonzero(_asked_for(planned.asked, each.keys, keys))
     if not len(places):
@@ -97,7 +99,23 @@ def _matching(
             batch = batch.filter(pa.array(keep))
     if not batch.num_rows:
         return None
-    return _columns(planned, each, batch, planned.schema.names, constants)
+    found = _columns(planned, each, batch, planned.schema.names, constants)
+    return pa.RecordBatch.from_arrays(found.columns, schema=planned.schema)
+
+
+def _as_stored(planned: LookupPlan, each: FileRead, stored: pa.RecordBatch) -> pa.RecordBatch | None:
+    """Do `_matching` where the stored columns are the table's own and no row is deleted."""
+    sources = each.shape.sources
+    assert sources is not None
+    names = key_names(planned.asked)
+    keys = pa.RecordBatch.from_arrays([stored.column(sources[name]) for name in names], names)
+    places = np.flatnonzero(_asked_for(planned.asked, each.keys, keys))
+    if not len(places):
+        return None
+    stored = _taken(stored, places)
+    return pa.RecordBatch.from_arrays(
+        [stored.column(sources[name]) for name in planned.schema.names], schema=planned.schema
+    )
 
 
 def _columns(
@@ -134,7 +152,7 @@ def _asked_for(asked: Pinned | KeyRange, numbers: np.ndarray, rows: pa.RecordBat
         mask = masks[0]
         for other in masks[1:]:
             mask = pc.and_(mask, other)
-        return np.asarray(pc.fill_null(mask, False))
+        return np.asarray(pc.fill_null(mask, False) if mask.null_count else mask)
     keys = asked.keys if len(numbers) == asked.keys.num_rows else asked.keys.take(pa.array(numbers))
     if rows.num_columns == 1:
         return np.asarray(pc.is_in(rows.column(0), value_set=keys.column(0).combine_chunks()))

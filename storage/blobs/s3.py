@@ -172,6 +172,8 @@ class S3Blobs:
             # A folder marker shows without its slash, so the last path need not be the greatest.
             offset = max(found["path"] for found in chunk)
             yield [_meta(found) for found in chunk]
+            if len(chunk) < _LIST_CHUNK:
+                return  # A chunk is filled as long as there is more, so the end need not be asked for.
 
     async def _without_markers(self, metas: Sequence[BlobMeta]) -> Sequence[BlobMeta]:
         """Drop folder markers: obstore shows the empty object ``a/`` as ``a``, so each empty blob is asked for."""

@@ -1,4 +1,4 @@
-"""Rows from bytes of a file: they get a footer of their own, and pyarrow reads them as a Parquet file in memory."""
+"""Rows from bytes of a file: pyarrow reads them as a Parquet file in memory (`storage.tables.slices.memory_file`)."""
 
 from __future__ import annotations
 
@@ -6,19 +6,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from storage.errors import CorruptError
 from storage.tables.project import without_views
-from storage.tables.slices.file_schema import MAGIC
 from storage.tables.slices.layout import Area, FileLayout, Piece, SliceRead
-from storage.tables.slices.thrift import I32, I64, LIST, STRUCT, field, integer, list_of
+from storage.tables.slices.memory_file import read_pieces
 
 __all__ = ["decode"]
-
-_CHUNK = field(2, I64) + integer(0) + field(1, STRUCT)
-_CODEC, _NUMBER, _PAGES, _DICTIONARY = field(1, I32), field(1, I64), field(2, I64), field(2, I64)
-_GROUP = field(1, LIST)
 
 
 def decode(layout: FileLayout, read: SliceRead, parts: Sequence[bytes]) -> list[tuple[int, pa.RecordBatch]]:
@@ -41,8 +35,11 @@ def decode(layout: FileLayout, read: SliceRead, parts: Sequence[bytes]) -> list[
             members.setdefault(piece.columns, []).append(piece)
     fetched = _Fetched(read.ranges, parts)
     tables: dict[int, pa.RecordBatch] = {}
-    for numbers, pieces in members.items():
-        table = _table(layout, numbers, pieces, fetched)
+    for pieces in members.values():
+        table = _table(layout, pieces, fetched)
+        if len(pieces) == 1:
+            tables[id(pieces[0])] = _batch(table)
+            continue
         at = 0
         for piece in pieces:
             tables[id(piece)] = _batch(table.slice(at, piece.limit - piece.start))
@@ -68,49 +65,16 @@ class _Fetched:
         return found
 
 
-def _table(layout: FileLayout, numbers: tuple[int, ...], pieces: Sequence[Piece], fetched: _Fetched) -> pa.Table:
+def _table(layout: FileLayout, pieces: Sequence[Piece], fetched: _Fetched) -> pa.Table:
     """Decode pieces of the same columns, one row group each."""
-    frame = layout.file_schema.frame(numbers)
-    body: list[bytes | memoryview] = [MAGIC]
-    groups: list[bytes] = []
-    at, n_rows = len(MAGIC), 0
-    for piece in pieces:
-        groups.append(_GROUP + list_of(STRUCT, len(piece.chunks)))
-        n_bytes = 0
-        for leaf, (head, head_limit, start, limit, values, codec) in zip(frame.leaves, piece.chunks, strict=True):
-            if head < head_limit:
-                body += fetched.cut(head, head_limit)
-            body += fetched.cut(start, limit)
-            size = head_limit - head + limit - start
-            sizes = _NUMBER + integer(size)
-            places = _PAGES + integer(at + head_limit - head)
-            places += _DICTIONARY + integer(at) if head < head_limit else b""
-            groups.append(
-                b"".join(
-                    (_CHUNK, leaf, _CODEC, integer(codec), _NUMBER, integer(values), sizes, sizes, places, b"\0\0")
-                )
-            )
-            at, n_bytes = at + size, n_bytes + size
-        rows = piece.limit - piece.start
-        groups.append(_NUMBER + integer(n_bytes) + _NUMBER + integer(rows) + b"\0")
-        n_rows += rows
-    footer = [frame.before, _NUMBER, integer(n_rows), _GROUP, list_of(STRUCT, len(pieces)), *groups, frame.behind]
-    length = sum(map(len, footer)).to_bytes(4, "little")
-    table = _read(b"".join((*body, *footer, length, MAGIC)), n_rows)
-    return table.cast(without_views(table.schema)) if layout.file_schema.has_views else table
-
-
-def _read(data: bytes, n_rows: int) -> pa.Table:
     try:
-        file = pq.ParquetFile(
-            pa.BufferReader(data), coerce_int96_timestamp_unit="us", page_checksum_verification=True, pre_buffer=False
-        )
-        table = file.read(use_threads=False)
+        table = read_pieces(layout.file_schema, pieces, fetched.cut)
     except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
         raise CorruptError("the rows cannot be decoded", reason=str(error)) from error
+    n_rows = sum(piece.limit - piece.start for piece in pieces)
     if table.num_rows != n_rows:
         raise CorruptError("the pages hold another number of rows", rows=table.num_rows, expected=n_rows)
-    return table
+    return table.cast(without_views(table.schema)) if layout.file_schema.has_views else table
 
 
 def _batch(table: pa.Table) -> pa.RecordBatch:

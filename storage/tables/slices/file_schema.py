@@ -9,6 +9,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -121,6 +122,11 @@ class FileSchema:
         frame = self.frame(tuple(range(len(self.columns))))
         none = field(1, I64) + integer(0) + field(1, LIST) + list_of(STRUCT, 0)
         return open_file(frame.before + none + frame.behind).schema_arrow.remove_metadata()
+
+    @cached_property
+    def templates(self) -> dict[tuple[object, ...], list[Any]]:
+        """What `storage.tables.slices.memory_file` keeps open for files of this schema."""
+        return {}
 
     @cached_property
     def _frames(self) -> dict[tuple[int, ...], FooterFrame]:

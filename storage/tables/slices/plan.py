@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -103,14 +102,16 @@ def _pages(layout: FileLayout, group: int, start: int, limit: int, numbers: tupl
     base_row, n_rows = int(layout.groups[group]), int(layout.groups[group + 1] - layout.groups[group])
     members: dict[tuple[int, int], list[int]] = {}
     spans: dict[tuple[int, int], list[Span]] = {}
+    base = group * layout.file_schema.n_leaves
+    firsts = layout.chunks.page_first[base : base + layout.file_schema.n_leaves + 1].tolist()
     for number in numbers:
-        leaves = _leaf_pages(layout, group, number)
+        leaves = _leaf_pages(layout, base, firsts, number)
         bounds = _bounds([rows for _at, _first, rows in leaves], start, limit, n_rows)
         members.setdefault(bounds, []).append(number)
         found = spans.setdefault(bounds, [])
         for many, (at, first, rows) in zip(layout.file_schema.columns[number].repeated, leaves, strict=True):
             # How many values a repeated leaf has in some of its pages nobody says; readers stop at the last page.
-            values = n_rows + int(layout.chunks.extra[at]) if many else bounds[1] - bounds[0]
+            values = n_rows + layout.chunks.extra.item(at) if many else bounds[1] - bounds[0]
             page, page_limit = bisect_left(rows, bounds[0]), bisect_left(rows, bounds[1])
             found.append(_span(layout.chunks, at, first, page, page_limit, values))
     pieces = tuple(
@@ -120,15 +121,19 @@ def _pages(layout: FileLayout, group: int, start: int, limit: int, numbers: tupl
     return Area(base_row + start, base_row + limit, pieces)
 
 
-def _leaf_pages(layout: FileLayout, group: int, number: int) -> list[tuple[int, int, list[int]]]:
-    """Return (chunk, its first page, first row of each of its pages) of each leaf of a column."""
+def _leaf_pages(
+    layout: FileLayout, base: int, firsts: Sequence[int], number: int
+) -> list[tuple[int, int, list[int]]]:  # fmt: skip
+    """Return (chunk, its first page, first row of each of its pages) of each leaf of a column.
+
+    Parameters
+    ----------
+    base : the first chunk of the row group
+    firsts : the first page of each chunk of the row group, and the limit of the last one's
+    """
     column = layout.file_schema.columns[number]
-    base = group * layout.file_schema.n_leaves + column.first_leaf
-    firsts = layout.chunks.page_first[base : base + len(column.leaves) + 1].tolist()
-    return [
-        (base + leaf, first, layout.chunks.page_row[first:limit].tolist())
-        for leaf, (first, limit) in enumerate(pairwise(firsts))
-    ]
+    page_row, leaves = layout.chunks.page_row, range(column.first_leaf, column.first_leaf + len(column.leaves))
+    return [(base + leaf, firsts[leaf], page_row[firsts[leaf] : firsts[leaf + 1]].tolist()) for leaf in leaves]
 
 
 def _bounds(rows: Sequence[list[int]], start: int, limit: int, n_rows: int) -> tuple[int, int]:
@@ -140,11 +145,10 @@ def _bounds(rows: Sequence[list[int]], start: int, limit: int, n_rows: int) -> t
 
 def _span(chunks: Chunks, at: int, first: int, page: int, page_limit: int, values: int) -> Span:
     """Pages [page, page_limit) of a chunk whose first page is ``first`` of the file's, and its dictionary if needed."""
-    start = int(chunks.start[at])
-    head = int(chunks.head[at]) if page < chunks.coded[at] else 0
-    last = first + page_limit - 1
-    end = int(chunks.page_start[last]) + int(chunks.page_size[last])
-    return start, start + head, int(chunks.page_start[first + page]), end, values, int(chunks.codec[at])
+    start, last = chunks.start.item(at), first + page_limit - 1
+    head = chunks.head.item(at) if page < chunks.coded.item(at) else 0
+    end = chunks.page_start.item(last) + chunks.page_size.item(last)
+    return start, start + head, chunks.page_start.item(first + page), end, values, chunks.codec.item(at)
 
 
 def _ranges(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
