@@ -234,7 +234,10 @@ class Settings:
         repr=False,
     )  # fmt: skip
     platform_port: int | None = _from(
-        "PORT", parse_count, None, "The port that a platform such as Knative tells `firn worker` to listen on."
+        "PORT",
+        parse_count,
+        None,
+        "The port that a platform such as Knative tells `firn serve` and `firn worker` to listen on.",
     )
     functions: str = _from(
         "FIRN_FUNCTIONS",
