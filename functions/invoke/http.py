@@ -63,8 +63,8 @@ class HttpInvoker:
         timeout_s = seconds(timeout_ms, self.limits)
         try:
             async with asyncio.timeout(timeout_s), self._places:
-                answer = await self._client.post(
-                    TASK_PATH, message, body_bytes_max=self.limits.reply_bytes or MESSAGE_BYTES_MAX
+                answer = await self._client.request(
+                    "POST", TASK_PATH, message, body_bytes_max=self.limits.reply_bytes or MESSAGE_BYTES_MAX
                 )
         except TimeoutError:
             raise timed_out(timeout_s) from None

@@ -1,4 +1,4 @@
-"""An HTTP/1.1 client for workers behind one URL: kept connections, TLS, bodies by length or in chunks.
+"""An HTTP/1.1 client for servers of ours behind one URL: kept connections, TLS, bodies by length or in chunks.
 
 It exists because the base install has no HTTP library, and to tell whether a request left: `LostError.sent`.
 Source: RFC 9112, sections 6 and 7.
@@ -60,33 +60,46 @@ class _Connection:
 class Client:
     """Connections to ``url`` (``http[s]://host[:port][/path]``); used by the tasks of one event loop.
 
+    Parameters
+    ----------
+    ca_file : PEM file of the CA that signed an https server's certificate; None: the system's
+    connect_s : that a connection may take to be made
+    idle_s : connections are kept for so long; below what the server keeps them for
+
     Raises `InvalidError` for a URL that names no host.
     """
 
-    def __init__(self, url: str, clock: Clock, *, ca_file: str | None = None) -> None:
+    def __init__(
+        self, url: str, clock: Clock, *, ca_file: str | None = None, connect_s: float = _CONNECT_S,
+        idle_s: float = _IDLE_S,
+    ) -> None:  # fmt: skip
         parts = urlsplit(url)
         if not parts.hostname or parts.scheme not in ("http", "https"):
-            raise InvalidError("the workers' URL names no host; write http://host:port", url=url)
+            raise InvalidError("the server's URL names no host; write http://host:port", url=url)
         self.url = url
         self._host, self._path = parts.hostname, parts.path.rstrip("/")
         self._tls = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         self._authority = parts.netloc.rpartition("@")[2]
-        self._clock = clock
+        self._clock, self._connect_s, self._idle_s = clock, connect_s, idle_s
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
 
-    async def post(self, path: str, body: bytes, *, body_bytes_max: int) -> Answer:
+    async def request(
+        self, method: str, path: str, body: bytes = b"", *, body_bytes_max: int,
+        fields: Mapping[str, str] | None = None, may_repeat: bool = True,
+    ) -> Answer:  # fmt: skip
         """Send a request and return the answer. A kept connection that the server closed before it said a word is
-        replaced by a new one, once.
+        replaced by a new one, once, if the request ``may_repeat``: it may have been heard.
 
         Raises
         ------
         LostError : no whole answer came
         TooLongError : the answer is longer than ``body_bytes_max``
         """
+        told = "".join(f"{name}: {value}\r\n" for name, value in (fields or {}).items())
         head = (
-            f"POST {self._path}{path} HTTP/1.1\r\nHost: {self._authority}\r\nAccept: */*\r\n"
+            f"{method} {self._path}{path} HTTP/1.1\r\nHost: {self._authority}\r\nAccept: */*\r\n{told}"
             f"Content-Type: application/octet-stream\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode("latin-1")
         while True:
@@ -98,7 +111,7 @@ class Client:
                 answer, kept = await _read_answer(connection.reader, body_bytes_max)
                 return answer
             except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
-                if self._was_stale(connection, error):
+                if may_repeat and self._was_stale(connection, error):
                     continue
                 raise LostError(str(error) or type(error).__name__, sent=True) from error
             finally:
@@ -135,7 +148,7 @@ class Client:
         now_s = self._clock.monotonic_s()
         while self._idle:
             connection = self._idle.pop()
-            if not connection.reader.at_eof() and now_s - connection.since_s < _IDLE_S:
+            if not connection.reader.at_eof() and now_s - connection.since_s < self._idle_s:
                 return connection
             self._drop(connection)
         return None
@@ -146,7 +159,7 @@ class Client:
 
     async def _connect(self) -> _Connection:
         try:
-            async with asyncio.timeout(_CONNECT_S):
+            async with asyncio.timeout(self._connect_s):
                 reader, writer = await asyncio.open_connection(
                     self._host, self._port, limit=_BUFFER_BYTES, ssl=self._tls
                 )
