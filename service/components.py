@@ -46,7 +46,7 @@ async def open_engine(
     logs = open_logs(settings.lake, settings.log, kv, stores, clock)
     engine = Engine(
         session, stores, kv, clock, logs=logs, lake=settings.lake, index_memory_bytes=settings.index_memory_bytes,
-        fan_out=open_fan_out(settings, session, stores, clock),
+        fan_out=open_fan_out(settings, session, stores, clock), counts=counts,
     )  # fmt: skip
     try:
         async with _compacting(settings, engine, logs):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -111,6 +111,8 @@ def register_counts(registry: CollectorRegistry, counts: Counts, names: Iterable
 
 def register_process(registry: CollectorRegistry, role: str) -> None:
     """Show memory, CPU time and open files of this process, and the version that it runs."""
+    # Half as many series again, which no expression of ours asks for.
+    disable_created_metrics()
     ProcessCollector(registry=registry)
     try:
         running = version("firnline")

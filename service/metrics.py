@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from service.counted import register_counts, register_process
 from service.executor import Load
 from storage.counts import Counts
+from storage.errors import STATUS
 
 __all__ = ["METRICS_TYPE", "Metrics"]
 
@@ -46,6 +47,9 @@ class Metrics:
         self._statements = Counter(
             "firnline_statements", "Statements, by outcome.", ["outcome"], registry=self.registry
         )
+        for name in ("succeeded", *(cls.__name__ for cls in STATUS)):
+            # There from the start: a rate sees no series that begins with its first count.
+            self._statements.labels(name)
         self._seconds = Histogram(
             "firnline_statement_seconds",
             "From the request to the last byte of its answer.",
