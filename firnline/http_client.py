@@ -130,6 +130,9 @@ class HttpTransport:
             raise _error(response)
         return response.json()
 
+    def progress(self) -> None:
+        """Return None: what a server runs for a caller that waits has no name before it is answered."""
+
     def close(self) -> None:
         """Close every connection; the server cancels what ran on them."""
         self._pause.set()
@@ -176,7 +179,22 @@ class HttpTransport:
         if response.is_error:
             with closing(response):
                 raise _error(response)
-        return response
+        return response if response.status_code != httpx.codes.SEE_OTHER else self._linked(response)
+
+    def _linked(self, response: httpx.Response) -> httpx.Response:
+        """Return the answer of a function, which is elsewhere: it was too large for the platform."""
+        with closing(response):
+            # Not built by the client: the store that it leads to must not see the token.
+            request = httpx.Request("GET", response.headers["Location"])
+        try:
+            found = self._client.send(request, stream=True)
+        except httpx.HTTPError as error:
+            raise UnavailableError(f"the server's store, which has the answer, cannot be read: {error}") from None
+        if found.is_error:
+            with closing(found):
+                raise UnavailableError("the server's store does not give the answer", status=found.status_code)
+        found.headers["X-Statement-Id"] = response.headers.get("X-Statement-Id", "")
+        return found
 
     def _unreached(self, error: httpx.HTTPError) -> FirnlineError:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):

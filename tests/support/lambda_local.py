@@ -71,13 +71,15 @@ class LocalLambda:
 
 
 @contextmanager
-def local_lambda(folder: Path, functions: Mapping[str, Mapping[str, Any]], *options: str) -> Iterator[LocalLambda]:
+def local_lambda(
+    folder: Path, functions: Mapping[str, Mapping[str, Any]], *options: str, port: int = 0
+) -> Iterator[LocalLambda]:
     """Run the front with functions, as its ``--config`` takes them, each with a URL."""
     emulator = emulator_path()
     config, log = folder / "functions.json", folder / "front.log"
     config.write_text(json.dumps({"functions": functions}))
     urls = [part for name in functions for part in ("--url", f"{name}=0")]
-    command = [sys.executable, str(_LOCALSTACK / "lambda_front.py"), "--port", "0", "--config", str(config)]
+    command = [sys.executable, str(_LOCALSTACK / "lambda_front.py"), "--port", str(port), "--config", str(config)]
     with log.open("w") as errors:
         process = subprocess.Popen(
             [*command, "--emulator", str(emulator), *urls, *options], stdout=subprocess.PIPE, stderr=errors, text=True
