@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from firnline.appending import AppendReceipt
     from firnline.embedded import OpenRunner
     from firnline.lookup import LookupResult
+    from service.progress import Progress
     from service.statement import Route
 
 __all__ = ["Connection", "connect"]
@@ -161,6 +162,13 @@ class Connection:
         """Return the lake's tables: ``table_schema``, ``table_name``, ``table_type``."""
         return self.sql(_TABLES)
 
+    def progress(self) -> Progress | None:
+        """Return how far the statement is that was started last, if it takes long and tells; another thread may ask.
+
+        A server tells of asynchronous statements only, in their state.
+        """
+        return self._transport.progress()
+
     def close(self) -> None:
         """Cancel what runs and release everything; closing twice is no error."""
         self._transport.close()
@@ -218,13 +226,14 @@ def _transport(lake: str, token: str | None, isolated: bool, settings: Settings,
         return HttpTransport(lake, token=token, clock=clock, allow_http=settings.allow_http)
     from firnline.embedded import EmbeddedTransport
     from firnline.opening import engine_settings, limits, open_runner
-    from service.components import open_engine
+    from service.components import open_engine, opened_catalog
 
     return EmbeddedTransport(
         open_runner(lake, settings, isolated=isolated),
         clock=clock,
         limits=limits(settings),
         open_writer=partial(open_engine, engine_settings(lake, settings)) if isolated else None,
+        open_kv=partial(opened_catalog, engine_settings(lake, settings), clock),
     )
 
 

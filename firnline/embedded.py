@@ -16,17 +16,20 @@ import pyarrow as pa
 from firnline.loop import BackgroundLoop, wait
 from firnline.transport import Answer, Params, split_name
 from service.executor import InlineExecutor
+from service.progress import Progress, may_tell, progress_of
 from service.statement import KeyLookup, Limits, Receipt, Result, Route, Runner, Statement
 from storage.clock import Clock
 from storage.errors import UnsupportedError
 
 if TYPE_CHECKING:
+    from catalog.kv import KV
     from service.engine import Engine
     from service.ingest.ingest import Asked, Ingested
 
 __all__ = ["EmbeddedTransport", "OpenRunner"]
 
 OpenRunner = Callable[[], AbstractAsyncContextManager[Runner]]
+OpenKV = Callable[[], AbstractAsyncContextManager["KV"]]
 
 
 class EmbeddedTransport:
@@ -37,6 +40,7 @@ class EmbeddedTransport:
     open_runner : opens the runner, on the background loop
     limits : of a statement that asks for none itself; by default it may take as long as it takes
     open_writer : opens the engine that appends rows, where the runner is none; at the first append
+    open_kv : opens the lake's catalog, for `progress`
     """
 
     def __init__(
@@ -46,12 +50,15 @@ class EmbeddedTransport:
         clock: Clock,
         limits: Limits | None = None,
         open_writer: OpenRunner | None = None,
+        open_kv: OpenKV | None = None,
     ) -> None:
         self._clock = clock
         self._limits = limits or Limits(timeout_ms=0)
         self._open_writer = open_writer
         self._writer: tuple[asyncio.Event, Runner, asyncio.Task[None]] | None = None
         self._writer_opens = threading.Lock()
+        self._open_kv = open_kv
+        self._telling: Statement | None = None
         self._loop = BackgroundLoop()
         try:
             self._stop, runner, self._held = self._loop.run(_open(open_runner))
@@ -81,7 +88,18 @@ class EmbeddedTransport:
         asked = KeyLookup(split_name(table), keys, tuple(by), None if columns is None else tuple(columns))
         return self._start(Statement("", self._clock.new_id(), limits=limits, route=route, lookup=asked))
 
+    def progress(self) -> Progress | None:
+        """Return how far the newest statement is, if it tells."""
+        if self._open_kv is None or self._telling is None:
+            return None
+        return self._loop.run(self._progress(self._open_kv, self._telling.statement_id))
+
+    async def _progress(self, open_kv: OpenKV, statement_id: str) -> Progress | None:
+        async with open_kv() as kv:
+            return await progress_of(kv, statement_id)
+
     def _start(self, statement: Statement) -> Answer:
+        self._telling = statement if may_tell(statement.sql) else None
         return _EmbeddedAnswer(self._loop, self._loop.run(self._runner.run(statement)))
 
     def append(self, table: str, rows: pa.Table, asked: Asked) -> Ingested:

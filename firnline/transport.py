@@ -16,6 +16,7 @@ from service.statement import Receipt, Route
 
 if TYPE_CHECKING:
     from service.ingest.ingest import Asked, Ingested
+    from service.progress import Progress
 
 __all__ = ["Answer", "Params", "Transport", "split_name"]
 
@@ -72,6 +73,10 @@ class Transport(Protocol):
 
         Raises a `storage.errors.FirnlineError`; after `IndeterminateError` the same idempotency key tells.
         """
+        ...
+
+    def progress(self) -> Progress | None:
+        """Return how far the newest statement is, if it tells; asked from another thread while it runs."""
         ...
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from storage.counts import Counts
 from storage.errors import NotFoundError
 from storage.stores import AccessPolicy, Stores, join, normalize
 
-__all__ = ["open_catalog", "open_engine"]
+__all__ = ["open_catalog", "open_engine", "opened_catalog"]
 
 CATALOG_FILE = "catalog.db"
 _FOLD_AGE_S = 60.0
@@ -107,6 +107,20 @@ async def open_catalog(settings: EngineSettings, clock: Clock, stores: Stores | 
         password=access.password,
     )
     return await open_kv(url, clock, etcd=options)
+
+
+@asynccontextmanager
+async def opened_catalog(settings: EngineSettings, clock: Clock) -> AsyncIterator[KV]:
+    """Open the lake's catalog alone, and close it."""
+    stores = Stores(partial(open_blobs, s3=settings.s3, clock=clock), access_policy(settings))
+    try:
+        kv = await open_catalog(settings, clock, stores)
+        try:
+            yield kv
+        finally:
+            await kv.close()
+    finally:
+        await stores.close()
 
 
 def _path(text: str | None) -> Path | None:

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from catalog.kv import KV, Entry, Put
+from service.progress import Progress, progress_of
 from storage.blobs import Blobs
 from storage.clock import Clock
 from storage.errors import ConflictError, CorruptError, NotFoundError
@@ -62,6 +63,8 @@ class Job:
     row_count: int = 0
     receipt: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
+    progress: Progress | None = None
+    """How far it is; not stored with it."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the body of ``GET /v1/statements/{id}``, without links."""
@@ -75,6 +78,7 @@ class Job:
             "columns": self.columns,
             "error": self.error,
             "receipt": self.receipt,
+            "progress": None if self.progress is None else self.progress.to_dict(),
         }
         if self.state == "succeeded":
             shown |= {"row_count": self.row_count, "pages": len(self.pages)}
@@ -133,6 +137,10 @@ class JobStore:
     async def link(self, page: Page, expires_s: int) -> str | None:
         """Return a URL that reads the page without credentials, where the blobs have such."""
         return await self._blobs.presign(page.key, expires_s=expires_s)
+
+    async def with_progress(self, job: Job) -> Job:
+        """Return the job with how far it is, if it runs and tells."""
+        return replace(job, progress=await progress_of(self._kv, job.statement_id)) if job.state == "running" else job
 
     async def sweep(self) -> int:
         """Delete what has expired; return how many statements that was."""
@@ -200,7 +208,9 @@ def _key(statement_id: str) -> str:
 
 
 def _dump(job: Job) -> bytes:
-    return json.dumps({"version": _VERSION, **asdict(job)}, default=str).encode()
+    value = asdict(job)
+    del value["progress"]
+    return json.dumps({"version": _VERSION, **value}, default=str).encode()
 
 
 def _load(entry: Entry) -> Job:

@@ -342,6 +342,17 @@ def _schemas() -> dict[str, Any]:
                 "links": anything,
                 "result": {"type": "array", "items": anything},
                 "receipt": anything,
+                "progress": {
+                    "type": "object",
+                    "description": "of a statement that tells how far it is, while it runs",
+                    "properties": {
+                        "what": text,
+                        "n_done": whole,
+                        "n_total": whole,
+                        "elapsed_ms": whole,
+                        "left_ms": {"type": ["integer", "null"]},
+                    },
+                },
                 "error": _ref("Problem"),
             },
         },

@@ -260,7 +260,7 @@ class _Routes:
         else:
             job = await service.store.get(statement_id)
         caller.check_owner(job.owner)
-        return job
+        return await service.store.with_progress(job)
 
     async def _pages(self, job: Job) -> dict[str, Any]:
         """Return where each page of a result is: a presigned URL of its Arrow stream, where there is one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
@@ -12,6 +13,7 @@ __all__ = ["Progress", "bar"]
 
 _DELAY_S = 1.0
 _STEP_S = 0.1
+_ASK_FRAMES = 20
 _BAR_WIDTH = 24
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _CLEAR = "\r\x1b[2K"
@@ -20,11 +22,13 @@ _CLEAR = "\r\x1b[2K"
 class Progress:
     """Shows the time on ``terminal`` from one second after its start until `stop`, or the end of its block.
 
-    ``terminal=None`` shows nothing, for output that nobody watches.
+    ``terminal=None`` shows nothing, for output that nobody watches. ``ask`` says how far it is, or nothing; it is asked
+    every two seconds.
     """
 
-    def __init__(self, terminal: TextIO | None, clock: Clock) -> None:
+    def __init__(self, terminal: TextIO | None, clock: Clock, ask: Callable[[], str] = str) -> None:
         self._terminal = terminal
+        self._ask = ask
         self._clock = clock
         self._started_s = clock.monotonic_s()
         self._stop = threading.Event()
@@ -51,10 +55,13 @@ class Progress:
     def _show(self, terminal: TextIO) -> None:
         if self._stop.wait(_DELAY_S):
             return
-        frame = 0
+        frame, told = 0, ""
         while not self._stop.wait(_STEP_S):
             seconds = self._clock.monotonic_s() - self._started_s
-            terminal.write(f"{_CLEAR}\x1b[2m{_FRAMES[frame % len(_FRAMES)]} {seconds:.1f} s, Ctrl-C cancels\x1b[0m")
+            if frame % _ASK_FRAMES == 0:
+                told = self._ask()
+            shown = f"{seconds:.1f} s, {told + ', ' if told else ''}Ctrl-C cancels"
+            terminal.write(f"{_CLEAR}\x1b[2m{_FRAMES[frame % len(_FRAMES)]} {shown}\x1b[0m")
             terminal.flush()
             frame += 1
         terminal.write(_CLEAR)

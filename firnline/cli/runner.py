@@ -47,7 +47,7 @@ class Runner:
         """Run one statement, report its error, and tell whether it succeeded."""
         terminal = sys.stderr if sys.stderr.isatty() else None
         try:
-            with Progress(terminal, self.clock) as progress:
+            with Progress(terminal, self.clock, self._told) as progress:
                 limits: dict[str, Any] = {"timeout_ms": self.timeout_ms, "max_rows": self.max_rows, "route": self.route}
                 with self.connection.stream(piece.text, self.params, **limits) as stream:
                     write_answer(stream, self.style, _Starting(self.out, progress))  # type: ignore[arg-type]
@@ -55,6 +55,13 @@ class Runner:
             self._report(error, piece)
             return False
         return True
+
+    def _told(self) -> str:
+        try:
+            found = self.connection.progress()
+        except FirnlineError:  # the statement's own error is shown, if it has one
+            return ""
+        return "" if found is None else str(found)
 
     def _report(self, error: FirnlineError, piece: Piece) -> None:
         self.out.flush()

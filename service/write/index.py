@@ -1,13 +1,13 @@
 """CREATE INDEX and DROP INDEX, of managed and of external tables.
 
-The index is in the catalog first, without segments, and is then built: killed in between, the next compaction pass goes
-on with it.
+The index is in the catalog first, without segments, and is then built: killed or cancelled in between, the next
+compaction pass goes on with it, and so does the same statement.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from catalog.indexes import PRIMARY, IndexEntry, Indexes
 from catalog.tables import TableEntry
@@ -16,6 +16,7 @@ from functions.index.keep import kind_for
 from functions.index.maintain import Maintenance, Refreshed, refresh
 from functions.index.models import Models
 from functions.newest import newest_snapshot
+from service.progress import telling
 from service.write.context import Outcome, Work
 from service.write.statements import CreateIndex, DropIndex
 from storage.errors import ConflictError, InvalidError, NotFoundError
@@ -53,12 +54,17 @@ async def create_index(work: Work, statement: CreateIndex) -> Outcome:
     if name.lower() == PRIMARY:
         raise InvalidError("this name is reserved for the index of a primary key; give another", index=name)
     before = {each.name: each for each in await parts.indexes.of(entry.id)}
-    if name in before:
-        return _exists(work, statement, entry, before[name])
+    found = before.get(name)
+    if found is not None and found.version is not None:
+        return _exists(work, statement, entry, found)
     snapshot = await newest_snapshot(work.stores, entry)
     columns = index_columns(snapshot, statement.columns)
     kind = statement.kind or kind_for(entry.managed, statement.columns)
     _check_options(kind, statement.options)
+    if found is not None:
+        if (found.kind, found.columns, dict(found.options)) != (kind, columns, dict(statement.options)):
+            return _exists(work, statement, entry, found)
+        return await _built(work, parts, entry, name, snapshot)
     index = IndexEntry(
         entry.id, name, "learned" if kind == "learned" else "locator", columns, work.engine.clock.now_ms(),
         options=statement.options, request=work.key or "",
@@ -66,7 +72,14 @@ async def create_index(work: Work, statement: CreateIndex) -> Outcome:
     if not await parts.indexes.create(index, if_not_exists=True):
         (made,) = [each for each in await parts.indexes.of(entry.id) if each.name == name] or [index]
         return _exists(work, statement, entry, made)
-    done = await _filled(work, parts, entry, name, snapshot)
+    return await _built(work, parts, entry, name, snapshot)
+
+
+async def _built(work: Work, parts: Maintenance, entry: TableEntry, name: str, snapshot: Snapshot) -> Outcome:
+    """Build what of the index is not built yet."""
+    engine = work.engine
+    async with telling(engine.kv, engine.clock, work.statement.statement_id, "files indexed") as tell:
+        done = await _filled(work, parts, entry, name, snapshot, tell)
     await _check_sorted(parts, done, snapshot)
     return Outcome(_told(entry, done, snapshot))
 
@@ -115,14 +128,16 @@ def _check_options(kind: str, options: Mapping[str, str]) -> None:
             )
 
 
-async def _filled(work: Work, parts: Maintenance, entry: TableEntry, name: str, snapshot: Snapshot) -> Refreshed:
+async def _filled(
+    work: Work, parts: Maintenance, entry: TableEntry, name: str, snapshot: Snapshot, tell: Callable[[int, int], None]
+) -> Refreshed:
     """Build the index. Another process that finds it without segments may do so at the same time; one is enough."""
     for _ in range(_ATTEMPTS):
         found = [each for each in await parts.indexes.of(entry.id) if each.name == name]
         if not found:
             raise NotFoundError("the index was dropped while it was built", index=name)
         try:
-            return await refresh(parts, found[0], snapshot)
+            return await refresh(parts, found[0], snapshot, progress=tell)
         except ConflictError:
             work.receipt.retries += 1
     raise ConflictError("other processes refresh this index at the same time; it is built by them", index=name)

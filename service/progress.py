@@ -1,0 +1,121 @@
+"""How far a statement is that takes long, for those who wait for it: told by whoever runs it, read by anyone.
+
+``progress/<statement id>`` in the KV holds it as JSON with a version, on a lease: it goes when the statement ends, and
+soon after its process does. Nothing depends on it, so a catalog that does not answer hinders no statement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from catalog.kv import KV, Put
+from storage.clock import Clock
+from storage.errors import FirnlineError
+
+__all__ = ["Progress", "may_tell", "progress_of", "telling"]
+
+_log = logging.getLogger("firnline.progress")
+_VERSION = 1
+_FIRST_S = 0.5
+_EVERY_S = 2.0
+_LEASE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a statement is.
+
+    what : is counted, as "files indexed"
+    n_done, n_total : of these
+    elapsed_ms : since the first was begun
+    """
+
+    what: str
+    n_done: int
+    n_total: int
+    elapsed_ms: int
+
+    @property
+    def left_ms(self) -> int | None:
+        """How long it will take at this rate; None before anything is done."""
+        return self.elapsed_ms * (self.n_total - self.n_done) // self.n_done if self.n_done else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-ready values."""
+        return asdict(self) | {"left_ms": self.left_ms}
+
+    def __str__(self) -> str:
+        found = f"{self.n_done:,} of {self.n_total:,} {self.what}"
+        if self.n_done and self.elapsed_ms > 0:
+            found += f", {self.n_done / self.elapsed_ms * 1000:,.1f} a second"
+        if self.left_ms:
+            found += f", {self.left_ms / 1000:,.0f} s left"
+        return found
+
+
+@asynccontextmanager
+async def telling(kv: KV, clock: Clock, statement_id: str, what: str) -> AsyncIterator[Callable[[int, int], None]]:
+    """Give a function that takes (done, of), and tell the newest of these every two seconds until the block ends."""
+    started_s = clock.monotonic_s()
+    newest: list[Progress] = []
+
+    def tell(n_done: int, n_total: int) -> None:
+        newest[:] = [Progress(what, n_done, n_total, round((clock.monotonic_s() - started_s) * 1000))]
+
+    key = f"progress/{statement_id}"
+    task = asyncio.create_task(_tell(kv, key, newest))
+    try:
+        yield tell
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _tell(kv: KV, key: str, newest: list[Progress]) -> None:
+    await asyncio.sleep(_FIRST_S)
+    lease: int | None = None
+    try:
+        while True:
+            try:
+                lease = await _put(kv, key, newest[0], lease) if newest else None
+            except FirnlineError as error:
+                _log.info("how far a statement is could not be told: %s", error)
+                lease = None
+            await asyncio.sleep(_EVERY_S)
+    finally:
+        if lease is not None:
+            with suppress(FirnlineError):
+                await kv.lease_revoke(lease)
+
+
+async def _put(kv: KV, key: str, progress: Progress, lease: int | None) -> int:
+    if lease is None:
+        lease = await kv.lease_grant(_LEASE_S)
+    else:
+        await kv.lease_keepalive(lease)
+    value = json.dumps({"version": _VERSION, **asdict(progress)}).encode()
+    await kv.txn({}, [Put(key, value, lease)])
+    return lease
+
+
+def may_tell(sql: str) -> bool:
+    """Whether it is worth asking how far the statement is."""
+    return [word.upper() for word in sql.split(maxsplit=2)[:2]] == ["CREATE", "INDEX"]
+
+
+async def progress_of(kv: KV, statement_id: str) -> Progress | None:
+    """Return how far the statement is, if it tells. Raises what the catalog raises."""
+    entry = await kv.get(f"progress/{statement_id}")
+    if entry is None:
+        return None
+    try:
+        value = json.loads(entry.value)
+        return Progress(**value) if value.pop("version") == _VERSION else None
+    except (ValueError, TypeError, KeyError):
+        return None
