@@ -230,7 +230,8 @@ class Settings:
         "FIRN_ALLOW_HTTP", parse_flag, False, "Allow plain http to S3 endpoints, and tokens over it, beyond loopback."
     )
     task_secret: str | None = _from(
-        "FIRN_TASK_SECRET", str, None, "What tasks for workers are signed with, the same for all of a deployment.",
+        "FIRN_TASK_SECRET", str, None,
+        "What tasks for workers are signed with, the same for all of a deployment; `new,old` while it is replaced.",
         repr=False,
     )  # fmt: skip
     platform_port: int | None = _from(

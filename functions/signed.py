@@ -30,7 +30,7 @@ _NAMES = {b"FNTK": "task", b"FNRS": "reply"}
 
 def seal(magic: bytes, header: Mapping[str, Any], blobs: Sequence[bytes], secret: bytes) -> bytes:
     """Return the signed message. Raises `InvalidError` for what is no JSON or an empty secret, `TooLargeError`."""
-    _check_secret(secret)
+    signing = _secrets(secret)[0]
     try:
         text = json.dumps({**header, "parts": [len(blob) for blob in blobs]}, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -40,7 +40,7 @@ def seal(magic: bytes, header: Mapping[str, Any], blobs: Sequence[bytes], secret
     if len(encoded) > HEADER_BYTES_MAX or n_bytes > MESSAGE_BYTES_MAX:
         raise TooLargeError("a task is too large; cut the work into more tasks", n_bytes=n_bytes)
     content = b"".join([_PREFIX.pack(magic, VERSION, len(encoded)), encoded, *blobs])
-    return content + hmac.digest(secret, content, "sha256")
+    return content + hmac.digest(signing, content, "sha256")
 
 
 def open_message(
@@ -54,12 +54,12 @@ def open_message(
 
     Raises
     ------
-    ForbiddenError : it is damaged, or not signed with ``secret``
+    ForbiddenError : it is damaged, or not signed with a secret of ``secret``
     InvalidError : it is another thing, of a version that is not read here, or needs a field that is not known
     TooLargeError : it is longer than any message
     """
     what = _NAMES[magic]
-    _check_secret(secret)
+    secrets = _secrets(secret)
     if len(data) < _PREFIX.size + _MAC_BYTES or data[:4] != magic:
         raise InvalidError(f"these bytes are no {what}", n_bytes=len(data))
     if len(data) > MESSAGE_BYTES_MAX:
@@ -71,7 +71,7 @@ def open_message(
             version=version, reads=f"{OLDEST}..{VERSION}",
         )  # fmt: skip
     content = memoryview(data)[:-_MAC_BYTES]
-    if not hmac.compare_digest(hmac.digest(secret, content, "sha256"), data[-_MAC_BYTES:]):
+    if not any(hmac.compare_digest(hmac.digest(each, content, "sha256"), data[-_MAC_BYTES:]) for each in secrets):
         raise ForbiddenError(
             f"the {what} is damaged, or not signed with this deployment's secret; give coordinator and workers one "
             "FIRN_TASK_SECRET"
@@ -98,6 +98,9 @@ def _check_must(what: str, must: Any, known: frozenset[str]) -> None:
         )  # fmt: skip
 
 
-def _check_secret(secret: bytes) -> None:
-    if not secret:
+def _secrets(secret: bytes) -> list[bytes]:
+    """Return the secrets of ``new,old``: the first signs, each is accepted. So one is replaced while tasks run."""
+    found = [each for each in secret.split(b",") if each]
+    if not found:
         raise InvalidError("tasks are signed, and there is no secret; set FIRN_TASK_SECRET")
+    return found

@@ -91,6 +91,18 @@ def test_a_task_that_is_not_signed_with_our_secret_is_refused() -> None:
         decode_task(encode_task(TASK, SECRET)[:-32] + bytes(32), SECRET, NOW_MS)
 
 
+def test_a_secret_is_replaced_in_three_steps_and_every_neighbour_believes_every_other() -> None:
+    steps = [b"old", b"old,new", b"new,old", b"new"]
+    for before, after in zip(steps, steps[1:], strict=False):
+        for coordinator, worker in [(before, after), (after, before)]:
+            decode_task(encode_task(TASK, coordinator), worker, NOW_MS)
+            decode_reply(encode_reply(REPLY, worker), coordinator, TASK)
+    with pytest.raises(ForbiddenError):
+        decode_task(encode_task(TASK, b"old"), b"new", NOW_MS)
+    with pytest.raises(InvalidError, match="FIRN_TASK_SECRET"):
+        encode_task(TASK, b",")
+
+
 def test_a_task_past_its_deadline_is_refused() -> None:
     message = encode_task(TASK, SECRET)
     decode_task(message, SECRET, TASK.deadline_ms)
