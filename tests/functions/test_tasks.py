@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import itertools
 import json
 import random
 from dataclasses import replace
@@ -93,7 +94,7 @@ def test_a_task_that_is_not_signed_with_our_secret_is_refused() -> None:
 
 def test_a_secret_is_replaced_in_three_steps_and_every_neighbour_believes_every_other() -> None:
     steps = [b"old", b"old,new", b"new,old", b"new"]
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in itertools.pairwise(steps):
         for coordinator, worker in [(before, after), (after, before)]:
             decode_task(encode_task(TASK, coordinator), worker, NOW_MS)
             decode_reply(encode_reply(REPLY, worker), coordinator, TASK)
