@@ -29,6 +29,7 @@ from service.blame import name_the_file
 from service.caches import count_caches
 from service.commands import run_command
 from service.cost import Prices
+from service.explain import explained
 from service.loading import Known, Loaded, Loading, TableName
 from service.parse import Parsed, parse
 from service.planner import Planned, Planner, retyped
@@ -238,7 +239,10 @@ class Engine:
             from functions.engine_reads import planning_gets
 
             self._count_gets(receipt, planning_gets(planned.locations, self._session.footers))
-        if planned.stages is not None and self._fan_out is not None:
+        if planned.stages is not None and self._fan_out is not None and parsed.explained:
+            told = await self._fan_out.measure(planned.stages, statement, receipt)
+            yield explained(planned.schema, {"tasks with metrics": told})
+        elif planned.stages is not None and self._fan_out is not None:
             async with aclosing(self._fan_out.rows(planned.stages, statement, receipt)) as batches:
                 async for batch in batches:
                     if batch.num_rows:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from functions.scan import TableScan
 from functions.tail import TableTail
 
-__all__ = ["describe_scans", "with_tables"]
+__all__ = ["describe_scans", "explained", "with_tables"]
 
 
 def describe_scans(scans: Mapping[str, TableScan]) -> str:
@@ -43,6 +43,10 @@ def _describe_tail(tail: TableTail) -> str:
 
 def with_tables(schema: pa.Schema, scans: Mapping[str, TableScan], tasks: str = "") -> pa.RecordBatch:
     """Return the rows that go before an EXPLAIN's own rows, whose schema is (plan_type, plan)."""
-    rows = {"tables": describe_scans(scans)} | ({"tasks": tasks} if tasks else {})
+    return explained(schema, {"tables": describe_scans(scans)} | ({"tasks": tasks} if tasks else {}))
+
+
+def explained(schema: pa.Schema, rows: Mapping[str, str]) -> pa.RecordBatch:
+    """Return rows of an EXPLAIN: type of plan → plan."""
     columns = [pa.array(list(rows), schema.field(0).type), pa.array(list(rows.values()), schema.field(1).type)]
     return pa.RecordBatch.from_arrays(columns, schema=schema)

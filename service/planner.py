@@ -399,7 +399,7 @@ class Planner:
                 shown = {self._shown(name): scan for name, scan in used.items()}
                 first = [with_tables(schema, shown, self._tasks.describe(stages))] if self._parsed.explained else []
                 loaded = {name: self._loaded(name) for name in used}
-                if stages is not None and not self._parsed.explained and self._tasks.runs(stages):
+                if stages is not None and not self._only_explains and self._tasks.runs(stages):
                     return Planned(schema, None, first, shown, False, loaded, stages)
                 return Planned(schema, frame.execution_plan(), first, shown, self._late and not remote, loaded)
             except BaseException as error:

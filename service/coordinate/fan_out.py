@@ -22,7 +22,7 @@ from functions.tasks import Page, Reply, Task
 from service.coordinate.choose import TASK_OVERHEAD_S, Choice, choose
 from service.coordinate.counted import count_tasks
 from service.coordinate.run import StageRun
-from service.coordinate.tasks import Tasks
+from service.coordinate.tasks import Tasks, measured
 from service.coordinate.terms import Tally, Terms, Workers
 from service.coordinate.verdict import page_of
 from service.cost import Prices, check_cost, estimate
@@ -128,16 +128,25 @@ class FanOut:
         if self._invoker is not None:
             await self._invoker.close()
 
+    async def measure(self, stages: Stages, statement: Statement, receipt: Receipt) -> str:
+        """Run the stages as tasks, drop the rows, and return what each stage came to. Raises as `rows`."""
+        tally, n_rows = Tally(), 0
+        async with aclosing(self.rows(stages, statement, receipt, tally)) as batches:
+            async for batch in batches:
+                n_rows += batch.num_rows
+        return measured(stages, tally, n_rows)
+
     async def rows(
-        self, stages: Stages, statement: Statement, receipt: Receipt
+        self, stages: Stages, statement: Statement, receipt: Receipt, tally: Tally | None = None
     ) -> AsyncGenerator[pa.RecordBatch, None]:
         """Run the stages as tasks and yield the last one's rows; closing it stops all and deletes the pages.
+        ``tally`` gets the count.
 
         Raises the error of a task that failed for good.
         """
         invoker = await self.invoker()
         self._sweep_sometimes()
-        terms, tally, stores = self._terms(statement), Tally(), self._stores.scoped()
+        terms, tally, stores = self._terms(statement), tally or Tally(), self._stores.scoped()
         last = stages.stages[-1]
         body = stages.stages if last.whole else stages.stages[:-1]
         run = StageRun(body, None if last.whole else last, invoker, self._clock, terms, tally, self._local)

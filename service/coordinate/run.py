@@ -280,7 +280,7 @@ class StageRun:
             self._drop(other)
         job.running.clear()
         key, pages = job.key, reply.pages
-        self._tally.tasks += 1
+        self._tally.add_task(key[0], reply.usage)
         stored = [page.n_bytes for page in pages if page.location is not None]
         self.stored = self.stored or bool(stored)
         self._tally.bytes_moved += sum(stored)

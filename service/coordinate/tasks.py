@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from functions.stages import Stage, Stages
+    from service.coordinate.terms import Tally
     from service.cost import Estimate
 
-__all__ = ["SHUFFLED_TASKS_MAX", "Tasks"]
+__all__ = ["SHUFFLED_TASKS_MAX", "Tasks", "measured"]
 
 SHUFFLED_TASKS_MAX = 256
 """Tasks of a stage whose rows are hashed: each writes up to as many pages as the next stage has tasks, so that their
 number grows with the square: 65,536 pages are 0.33 USD of PUTs, those of 1,000 tasks would be 5."""
+
+
+_MEASURED = ("tasks", "rows", "page_bytes", "bytes_scanned", "cpu_ms", "wall_ms")
+"""Of a stage: sums, and of ``wall_ms`` the longest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,23 @@ class Tasks:
         lines = [_line(each, each is stages.stages[-1] and not each.whole) for each in stages.stages]
         notes = [f"one task: {stages.reason}"] if stages.reason else []
         return "\n".join([head, *lines, *notes])
+
+
+def measured(stages: Stages, tally: Tally, n_rows: int) -> str:
+    """Return a line for the statement's tasks as they were run, and one for each stage."""
+    head = (
+        f"tasks={tally.tasks} attempts={tally.attempts} retries={tally.retries} hedges={tally.hedges} "
+        f"bytes_moved={tally.bytes_moved} most_at_once={tally.most_running} gb_s={tally.gb_s:.3g} rows={n_rows}"
+    )
+    lines = [head]
+    for stage in stages.stages:
+        found = tally.stages.get(stage.number)
+        if found is None:
+            lines.append(_line(stage, here=True))
+            continue
+        used = " ".join(f"{name}={round(found[name])}" for name in _MEASURED if name in found)
+        lines.append(f"stage {stage.number}: {stage.kind} {used}")
+    return "\n".join(lines)
 
 
 def _line(stage: Stage, here: bool) -> str:

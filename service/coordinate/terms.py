@@ -67,6 +67,7 @@ class Tally:
     hedges : second copies of stragglers, and ``hedges_won`` those that answered first
     bytes_moved : messages, replies and stored pages
     usage : sums over all replies, failed tasks' and losers' included
+    stages : number → sums over the replies that count; ``wall_ms`` is the longest
     ended : kind, outcome ("succeeded", "dropped" or an error's class) and number of an attempt → how many
     gb_s : memory that replies say they held, times their wall time; of attempts without a reply, an estimate
     """
@@ -82,6 +83,7 @@ class Tally:
     gb_s: float = 0.0
     most_running: int = 0
     usage: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    stages: dict[int, dict[str, float]] = field(default_factory=dict)
     ended: Counter[tuple[str, str, int]] = field(default_factory=Counter)
 
     def add_usage(self, usage: Mapping[str, float]) -> None:
@@ -92,6 +94,15 @@ class Tally:
             else:
                 self.usage[name] += value
         self.gb_s += usage.get("wall_ms", 0.0) / 1000 * _memory_mb(usage) / 1024
+
+    def add_task(self, stage: int, usage: Mapping[str, float]) -> None:
+        """Count a task whose rows count."""
+        self.tasks += 1
+        found = self.stages.setdefault(stage, defaultdict(float))
+        found["tasks"] += 1
+        found["wall_ms"] = max(found["wall_ms"], usage.get("wall_ms", 0.0))
+        for name in ("cpu_ms", "rows", "page_bytes", "bytes_scanned"):
+            found[name] += usage.get(name, 0.0)
 
     def add_lost(self, elapsed_s: float) -> None:
         """Count an attempt that gave no reply: it worked for as long as it was waited for, like the others."""

@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def lake(folder: Path) -> AsyncIterator[Lake]:
-    async with open_lake(folder, functions=FunctionAccess(place="processes:2")) as opened:
+    async with open_lake(folder, functions=FunctionAccess(place="processes:2", broadcast_bytes=0)) as opened:
         if not (folder / "t").is_dir():
             await _fill(opened)
         yield opened

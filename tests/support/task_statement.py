@@ -13,7 +13,7 @@ from tests.support.lakes import open_lake
 
 
 async def main(folder: str, sql: str) -> None:
-    async with open_lake(Path(folder), functions=FunctionAccess(place="processes:2")) as lake:
+    async with open_lake(Path(folder), functions=FunctionAccess(place="processes:2", broadcast_bytes=0)) as lake:
         limits = Limits(timeout_ms=60_000)
         result = await InlineExecutor(lake.engine, lake.engine.clock).run(
             Statement(sql, "killed", limits=limits, functions="fan-out")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +17,18 @@ import pytest
 from functions.invoke import InvokerLimits
 from functions.session import _UNCUT
 from functions.stages import DISTRIBUTED_OPTIONS, broadcast_options
+from functions.task_worker import TaskWorkerSettings, open_task_runner
 from service.coordinate.tasks import SHUFFLED_TASKS_MAX, Tasks
 from service.executor import InlineExecutor
 from service.settings import FunctionAccess
 from service.statement import Limits, Receipt, Statement
 from storage.errors import InvalidError, LimitError
+from tests.support.faulty_invoker import FaultyInvoker
 from tests.support.lakes import Lake, open_lake
+from tests.support.processes import until
 from tests.support.simulated_workers import SimulatedWorkers
 from tests.support.stage_run import assert_same
+from tests.support.task_fronts import http_front
 
 pytestmark = pytest.mark.anyio
 
@@ -118,6 +126,71 @@ async def test_explain_shows_the_stages_and_what_they_cost(lake: Lake) -> None:
     table, _ = await ask(lake, "EXPLAIN SELECT random(), v FROM t")
     plans = dict(zip(*table.to_pydict().values(), strict=True))
     assert "random() gives other values in each task" in plans["tasks"]
+
+
+async def test_explain_analyze_runs_the_tasks_and_says_what_each_stage_came_to(lake: Lake) -> None:
+    table, receipt = await ask(lake, "EXPLAIN ANALYZE SELECT g, sum(v) FROM t GROUP BY g")
+    plans = dict(zip(*table.to_pydict().values(), strict=True))
+    assert "stage 0: aggregate tasks=2" in plans["tasks"]
+    head, *stages = plans["tasks with metrics"].splitlines()
+    assert head.startswith(f"tasks={receipt.tasks} attempts={receipt.tasks} retries=0 hedges=0 ")
+    assert head.endswith("rows=7")
+    assert stages[0].startswith("stage 0: aggregate tasks=2 rows=14 page_bytes=")
+    assert int(stages[0].split("bytes_scanned=")[1].split()[0]) > 0
+    assert stages[-1].startswith(f"stage {len(stages) - 1}: merge in this process")
+    assert receipt.tasks >= 2
+    local, alone = await ask(lake, "EXPLAIN ANALYZE SELECT g, sum(v) FROM t GROUP BY g", functions="inline")
+    assert "Plan with Metrics" in local.column(0).to_pylist()
+    assert alone.tasks == 1
+
+
+async def test_what_is_past_its_limit_is_refused_before_any_task_runs(lake: Lake) -> None:
+    coordinator = lake.engine._fan_out
+    assert coordinator is not None
+    workers = FaultyInvoker(await coordinator.invoker())
+    coordinator._invoker = workers
+    for limits in ({"cost_usd_max": 1e-9}, {"scan_bytes_max": 10}):
+        with pytest.raises(LimitError):
+            await ask(lake, "SELECT sum(v) FROM t", limits=limits)
+    assert workers.calls == 0
+    await ask(lake, "SELECT sum(v) FROM t")
+    assert workers.calls
+
+
+@pytest.mark.parametrize("place", ["inline", "processes:2", "http"])
+async def test_a_statement_that_is_cancelled_leaves_no_task_and_no_page(tmp_path: Path, place: str) -> None:
+    sql = "SELECT count(*) FROM t a JOIN t b ON a.v <> b.v JOIN t c ON b.k <> c.k"
+    async with AsyncExitStack() as stack:
+        if place == "http":
+            worker = partial(open_task_runner, TaskWorkerSettings(str(tmp_path), b"shared"))
+            place = await stack.enter_async_context(http_front(2, worker))
+        access = FunctionAccess(place=place, secret="shared", broadcast_bytes=0)
+        lake = await stack.enter_async_context(open_lake(tmp_path, functions=access))
+        await _filled(lake)
+        coordinator = lake.engine._fan_out
+        assert coordinator is not None
+        running = Counter[str]()
+
+        class Counted(FaultyInvoker):
+            async def invoke(self, message: bytes, *, timeout_ms: int) -> bytes:
+                running["now"] += 1
+                running["all"] += 1
+                try:
+                    return await super().invoke(message, timeout_ms=timeout_ms)
+                finally:
+                    running["now"] -= 1
+
+        coordinator._invoker = Counted(await coordinator.invoker())
+        asking = asyncio.create_task(ask(lake, sql))
+        await until(lambda: running["all"] > 2 and running["now"] > 0, 20)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        assert running["now"] == 0
+        assert not list(lake.folder.glob("_firnline/results/*/*"))
+        seen = running["all"]
+        wanted, _ = await ask(lake, "SELECT g, sum(v) FROM t GROUP BY g", functions="inline")
+        assert_same((await ask(lake, "SELECT g, sum(v) FROM t GROUP BY g"))[0], wanted)
+        assert running["all"] > seen
 
 
 async def test_a_shuffle_is_cut_into_fewer_tasks_than_a_scan(tmp_path: Path) -> None:
