@@ -45,9 +45,9 @@ def key_hashes(rows: pa.Table, names: Sequence[str]) -> np.ndarray:
     ------
     UnsupportedError : a column whose type cannot be a key
     """
-    total = np.zeros(rows.num_rows, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        for name in names:
+        total = _mixed(_hashed(_one_chunk(rows.column(names[0])), names[0]))
+        for name in names[1:]:
             total = _mixed(total * _FIRST + _hashed(_one_chunk(rows.column(name)), name))
     return total
 
@@ -114,6 +114,8 @@ def _shared(hashes: np.ndarray) -> np.ndarray:
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    if column.num_chunks == 1:
+        return column.chunk(0)
     combined = column.combine_chunks()
     return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
 

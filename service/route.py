@@ -262,7 +262,7 @@ def exact_values(values: Sequence[Any], kind: pa.DataType) -> pa.Array | str:
     exact = array.to_pylist()
     if any((type(a) is not type(b) and isinstance(b, bool)) or a != b for a, b in zip(exact, values, strict=True)):
         return f"is {kind}, and compared with a value that is not exactly one"
-    return pc.unique(array)
+    return pc.unique(array) if len(array) > 1 else array
 
 
 def _together(tables: Sequence[pa.Table]) -> Pinned | str:

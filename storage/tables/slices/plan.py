@@ -51,6 +51,13 @@ def _by_group(group_rows: np.ndarray, slices: Sequence[Slice]) -> Iterator[tuple
     """Yield each row group that holds rows of the slices, with these rows, counted from its first."""
     if not slices:
         return
+    if len(slices) == 1:
+        group = int(group_rows.searchsorted(slices[0].start, "right")) - 1
+        base, end = int(group_rows[group]), int(group_rows[min(group + 1, len(group_rows) - 1)])
+        if slices[0].limit <= end:  # one key's rows; numpy takes longer than all that is left to do
+            if slices[0].limit > slices[0].start:
+                yield group, [(slices[0].start - base, slices[0].limit - base)]
+            return
     starts = np.array([part.start for part in slices])
     limits = np.array([part.limit for part in slices])
     first = np.searchsorted(group_rows, starts, side="right") - 1
