@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
+from functions.cpu_time import in_thread
 from functions.index.models import Coverage
 from functions.lookup_plan import FileRead, KeyRange, LookupPlan, Memory, Pinned, found_schema, plan, shape_of
 from functions.lookup_rows import rows_of
@@ -80,7 +81,7 @@ async def read(stores: Stores, planned: LookupPlan, memory: Memory) -> Found:
                 return None
             if here:
                 return _decoded(planned, each, data, deletes.get(each.index))
-            return await asyncio.to_thread(_decoded, planned, each, data, deletes.get(each.index))
+            return await in_thread(_decoded, planned, each, data, deletes.get(each.index))
 
     if len(reads) == 1:
         parts: Sequence[list[pa.RecordBatch] | None] = [await one(reads[0])]

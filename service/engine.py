@@ -20,6 +20,7 @@ from catalog.kv import KV
 from catalog.tables import Tables
 from functions import tracing
 from functions.adaptive import LateMaterialization
+from functions.cpu_time import cpu_s
 from functions.errors import is_panic, translate
 from functions.execute import metrics_of, stream
 from functions.index.models import Models
@@ -102,7 +103,7 @@ class Engine:
         return traced(result, span) if span.recorded else result
 
     async def _run(self, statement: Statement) -> Result:
-        started = time.perf_counter(), time.process_time()
+        started = time.perf_counter(), cpu_s()
         receipt = Receipt(statement_id=statement.statement_id)
         stores = self.stores.scoped()
         if statement.lookup is not None:
@@ -138,7 +139,7 @@ class Engine:
         return traced(result, span) if result is not None and span.recorded else result
 
     async def _point(self, statement: Statement) -> Result | None:
-        started = time.perf_counter(), time.process_time()
+        started = time.perf_counter(), cpu_s()
         receipt = Receipt(statement_id=statement.statement_id)
         stores = self.stores.scoped()
         loading = self._loading(stores, receipt)
@@ -294,7 +295,7 @@ class Engine:
         receipt.metadata_bytes += stores.count.bytes
         self._count_gets(receipt, stores.count.gets, stores.count.puts)
         receipt.wall_ms = (time.perf_counter() - started[0]) * 1000
-        receipt.cpu_ms = (time.process_time() - started[1]) * 1000
+        receipt.cpu_ms = (cpu_s() - started[1]) * 1000
 
 
 def _named(name: TableName, found: Loaded) -> TableName:

@@ -21,6 +21,7 @@ from typing import Any
 
 from functions import tracing
 from functions.child import serve_parent
+from functions.cpu_time import charging, metered
 from functions.frames import Frames, Kind
 from functions.log_context import logged_as
 from service.encode import Chunk, encode
@@ -68,7 +69,7 @@ class _LookupWorker:
         head = NUMBER.pack(number)
         try:
             with logged_as(statement_id=statement.statement_id), tracing.within(tracing.named(statement.traceparent)):
-                parts = await self._run(statement, form)
+                parts = await metered(self._run(statement, form))
             kind, payload = (Kind.CHUNK, b"".join((head, *parts))) if parts else (Kind.ELSEWHERE, head)
         except BaseException as error:  # a panic of the engine is a BaseException
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -120,6 +121,7 @@ async def _main(end: socket.socket) -> None:
     open_runner: OpenRunner = pickle.loads(first[1])
     try:
         async with open_runner() as runner:
+            asyncio.get_running_loop().set_task_factory(charging)
             await frames.send(Kind.READY)
             await _LookupWorker(frames, getattr(runner, "point", None), partial(told_by, runner)).serve()
             tracing.flush(_FLUSH_S)

@@ -15,8 +15,8 @@ import json
 import logging
 import pickle
 import re
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pyarrow as pa
@@ -51,6 +51,8 @@ _POINT = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 
+_Answered = tuple[Kind, memoryview]
+
 _log = logging.getLogger("firnline.workers")
 
 
@@ -83,7 +85,7 @@ class LookupWorker:
         self._heard_s = self._asked_s = clock.monotonic_s()
         self._count = 0
         self._room = asyncio.Semaphore(IN_FLIGHT_MAX)
-        self._asked: dict[int, asyncio.Future[tuple[Kind, memoryview]]] = {}
+        self._asked: dict[int, asyncio.Future[_Answered]] = {}
         self._numbers: dict[str, int] = {}
         self._elsewhere: dict[tuple[str, ...], float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -119,9 +121,10 @@ class LookupWorker:
         timeout_ms = statement.limits.timeout_ms
         self._count += 1
         number = self._numbers[statement.statement_id] = self._count
+        future = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(timeout_ms / 1000 if timeout_ms else None), self._room:
-                answered, payload = await self._exchange(number, statement, kind)
+            async with asyncio.timeout(timeout_ms / 1000 if timeout_ms else None), self._its_turn(future):
+                answered, payload = await self._exchange(number, future, statement, kind)
         except TimeoutError:
             self._spawn(self._look_alive(self._clock.monotonic_s()))
             raise timeout_error(statement, "running") from None
@@ -129,6 +132,7 @@ class LookupWorker:
             return None
         finally:
             self._numbers.pop(statement.statement_id, None)
+            self._asked.pop(number, None)
         if answered is Kind.ELSEWHERE:
             self._leave(shape)
             return None
@@ -161,12 +165,30 @@ class LookupWorker:
         future.set_exception(error)
         return True
 
-    async def _exchange(self, number: int, statement: Statement, kind: Format) -> tuple[Kind, memoryview]:
+    @asynccontextmanager
+    async def _its_turn(self, future: asyncio.Future[_Answered]) -> AsyncIterator[None]:
+        """Hold one of the places with the process. Raises why the look-up that waits for it is stopped."""
+        entering = asyncio.ensure_future(self._room.acquire()) if self._room.locked() else None
+        if entering is None:
+            await self._room.acquire()
+        try:
+            if entering is not None:
+                await asyncio.wait((entering, future), return_when=asyncio.FIRST_COMPLETED)
+            if future.done():
+                future.result()
+            yield
+        finally:
+            if entering is None or (entering.done() and not entering.cancelled()):
+                self._room.release()
+            else:
+                entering.cancel()
+
+    async def _exchange(
+        self, number: int, future: asyncio.Future[_Answered], statement: Statement, kind: Format
+    ) -> _Answered:
         worker = self._worker
         if worker is None or worker.dead.is_set():
             raise _Gone
-        future: asyncio.Future[tuple[Kind, memoryview]] = asyncio.get_running_loop().create_future()
-        self._asked[number] = future
         answered = False
         try:
             with suppress(OSError):
@@ -175,7 +197,6 @@ class LookupWorker:
             answered = True
             return found
         finally:
-            self._asked.pop(number, None)
             if not answered and not worker.dead.is_set():
                 self._spawn(_cancel(worker, number))
 
