@@ -112,7 +112,7 @@ def register_counts(registry: CollectorRegistry, counts: Counts, names: Iterable
 def register_process(registry: CollectorRegistry, role: str) -> None:
     """Show memory, CPU time and open files of this process, and the version that it runs."""
     # Half as many series again, which no expression of ours asks for.
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     ProcessCollector(registry=registry)
     try:
         running = version("firnline")
