@@ -109,6 +109,15 @@ def test_nothing_is_compiled_at_run_time_with_a_root_that_is_read_only(engine: E
         print(done.stdout)
 
 
+def test_modules_are_loaded_from_bytecode_that_the_build_compiled(engine: Engine) -> None:
+    for modules in ("service.aws, functions.aws", "firnline.cli.app, service.server, service.task_server"):
+        done = engine.run("python", "-v", "-c", f"import {modules}")
+        loaded = re.findall(r"^# code object from '?(/[^'\n]*?)'?$", done.stderr, re.MULTILINE)
+        assert len(loaded) > 300
+        assert [each for each in loaded if not each.endswith(".pyc")] == []
+        assert "# wrote" not in done.stderr
+
+
 def test_the_image_says_what_it_is_and_holds_no_secret_of_its_build(engine: Engine) -> None:
     (found,) = json.loads(engine.docker("image", "inspect", IMAGE).stdout)
     config = found["Config"]
