@@ -186,7 +186,7 @@ async def test_an_index_on_a_column_that_was_dropped_or_retyped_is_not_used(lake
 
 
 async def test_external_files_that_are_replaced_are_scanned(lake: Lake) -> None:
-    rows = {"id": list(range(20_000)), "s": [f"s{n}" for n in range(20_000)]}
+    rows: dict[str, list[Any]] = {"id": list(range(20_000)), "s": [f"s{n}" for n in range(20_000)]}
     path = lake.write("x/a.parquet", rows, row_group_size=4_000)
     lake.write("x/b.parquet", {"id": [-1], "s": ["other"]})
     await lake.table(f"CREATE EXTERNAL TABLE x STORED AS parquet LOCATION '{lake.folder}/x/'")

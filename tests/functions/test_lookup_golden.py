@@ -58,7 +58,7 @@ async def _coverages(stores: Stores, snapshot: Snapshot) -> AsyncIterator[tuple[
         for kind in ("locator", "learned"):
             try:
                 columns = index_columns(snapshot, [name])
-                entry = IndexEntry("t", "by", kind, columns, 0)  # type: ignore[arg-type]
+                entry = IndexEntry("t", "by", kind, columns, 0)
                 built = await build(stores, snapshot, range(len(snapshot.files)), entry)
             except (InvalidError, UnsupportedError):
                 continue

@@ -25,7 +25,7 @@ SCHEMA = pa.schema(
     [("k", pa.int64()), ("f", pa.float64()), ("g", pa.float32()), ("n", pa.float64()),
      ("s", pa.struct([("y", pa.float64())]))]
 )  # fmt: skip
-F = [
+F: list[list[float | None]] = [
     [1.0, 2.0, NAN, 3.0], [4.0, 5.0, 6.0, 7.0], [-1.0, -0.0, 0.0, None], [8.0, 8.0, NAN, 8.0], [None, None, NAN, NAN],
     [math.inf, 9.0, 1e300, 2.5], [-math.inf, -3.0, ODD_NAN, -2.0], [None, 5.0, 5.0, 5.0], [NAN, ODD_NAN, -9.0, 9.5],
 ]  # fmt: skip

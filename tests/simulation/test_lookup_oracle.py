@@ -389,7 +389,7 @@ class LookupMachine(RuleBasedStateMachine):
     def look_up(self, ids: list[int], parts: bool, route: Route) -> None:
         """A look-up gives the model's rows key by key."""
         by = ("id", "part") if parts else ("id",)
-        keys = [(number, number % 2) if parts else (number,) for number in ids]
+        keys: list[tuple[int, ...]] = [(number, number % 2) if parts else (number,) for number in ids]
         wire = [[self.kind.wire(self.id(key[0])), key[1]] if parts else self.kind.wire(self.id(key[0])) for key in keys]
         asked = KeyLookup(("default", "t"), wire, by)
         found = self.run(self.answer(Statement("", f"s{next(self.count)}", route=route, lookup=asked)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,11 @@ NAMES = st.lists(st.sampled_from(SCHEMA.names), min_size=1, unique=True)
 
 
 def snapshot_of(
-    data: bytes, kind: str = "parquet", schema: pa.Schema = SCHEMA, matching: Matching = "field_id", **sets: Any
+    data: bytes,
+    kind: Any = "parquet",
+    schema: pa.Schema = SCHEMA,
+    matching: Matching = "field_id",
+    **sets: Any,
 ) -> Snapshot:
     files = FileSet(
         ["file:///x"], np.array([len(data)]), np.array([-1]), formats={} if kind == "parquet" else {0: kind}, **sets
@@ -60,7 +64,7 @@ def key(value: Any) -> Any:
     return "NaN" if isinstance(value, float) and math.isnan(value) else value
 
 
-def equality(names: list[str], rows: list[Mapping[str, Any]]) -> EqualityDelete:
+def equality(names: list[str], rows: Sequence[Mapping[str, Any]]) -> EqualityDelete:
     schema = pa.schema([SCHEMA.field(name) for name in names])
     ids = [str(SCHEMA.get_field_index(name) + 1) for name in names]
     keys = pa.table(

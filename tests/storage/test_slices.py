@@ -9,6 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -156,7 +157,7 @@ TYPES: dict[str, pa.Array] = {
     "map": nulled([[("k", 1)], []], pa.map_(pa.string(), pa.int32())),
     "deep": nulled([[[{"a": [1]}], []], []], pa.list_(pa.list_(pa.struct([("a", pa.list_(pa.int8()))])))),
 }  # fmt: skip
-CODED: list[dict[str, object]] = [
+CODED: list[dict[str, Any]] = [
     *({"compression": codec} for codec in ("none", "snappy", "gzip", "zstd", "lz4", "brotli")),
     {"use_dictionary": False},
     {"store_schema": False},

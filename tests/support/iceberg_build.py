@@ -68,7 +68,7 @@ class IcebergBuilder:
 
     def __init__(self, folder: Path, columns: Sequence[dict[str, Any]], version: int = 2) -> None:
         self.folder, self.version = folder, version
-        self.schemas = [{"type": "struct", "schema-id": 0, "fields": list(columns)}]
+        self.schemas: list[dict[str, Any]] = [{"type": "struct", "schema-id": 0, "fields": list(columns)}]
         self.specs: list[dict[str, Any]] = [{"spec-id": 0, "fields": []}]
         self.properties: dict[str, str] = {}
         for name in ("data", "metadata"):

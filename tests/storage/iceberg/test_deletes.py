@@ -1,6 +1,7 @@
 """Which rows a reader must not see: positions, equality and deletion vectors, by sequence number and partition."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,7 @@ async def test_the_cache_forgets_the_oldest_file_and_reads_again_after_a_failure
         return name, n_bytes
 
     for name in ("a", "a", "b", "a"):
-        assert await cache.get(name, lambda name=name: read(name)) == name
+        assert await cache.get(name, partial(read, name)) == name
     assert reads == ["a", "b", "a"]
     with pytest.raises(CorruptError):
         await cache.get("c", lambda: read("c", -1))
