@@ -91,7 +91,8 @@ def test_the_variables_are_those_that_the_code_reads(manifests: list[Manifest]) 
     (config,) = kind(manifests, "ConfigMap").values()
     assert set(config["data"]) <= known
     for name, container in containers(manifests).items():
-        (source,) = container["envFrom"]
+        source, keys = container["envFrom"]
+        assert keys == {"secretRef": {"name": "firn-s3", "optional": True}}
         assert source["configMapRef"]["name"] == config["metadata"]["name"], "a changed setting is a new revision"
         assert {each["name"] for each in container.get("env", ())} - {"POD_NAME", "POD_NAMESPACE"} <= known, name
         settings.read(config["data"])
