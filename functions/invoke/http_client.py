@@ -66,7 +66,7 @@ class Client:
     connect_s : that a connection may take to be made
     idle_s : connections are kept for so long; below what the server keeps them for
 
-    Raises `InvalidError` for a URL that names no host.
+    Raises `InvalidError` for a URL that names no host, or a CA's file that does not read.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Client:
             raise InvalidError("the server's URL names no host; write http://host:port", url=url)
         self.url = url
         self._host, self._path = parts.hostname, parts.path.rstrip("/")
-        self._tls = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None
+        self._tls = _tls(ca_file) if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         self._authority = parts.netloc.rpartition("@")[2]
         self._clock, self._connect_s, self._idle_s = clock, connect_s, idle_s
@@ -168,6 +168,15 @@ class Client:
         connection = _Connection(reader, writer)
         self._open.add(connection)
         return connection
+
+
+def _tls(ca_file: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl's errors are some of these
+        raise InvalidError(
+            "the CA's certificate cannot be read; give a PEM file", ca_file=ca_file, reason=str(error)
+        ) from None
 
 
 async def _read_answer(reader: asyncio.StreamReader, body_bytes_max: int) -> tuple[Answer, bool]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pytest
 
 from functions.exchange import sweep_results
+from functions.invoke.outcome import check_message, check_reply
 from functions.signed import VERSION
 from service.executor import InlineExecutor
 from service.settings import FunctionAccess
@@ -27,6 +29,7 @@ from storage.errors import (
     FirnlineError,
     ForbiddenError,
     InvalidError,
+    LimitError,
     OverloadedError,
     StatementTimeoutError,
     UnavailableError,
@@ -50,13 +53,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 async def lake(folder: Path) -> AsyncIterator[Lake]:
     async with open_lake(folder, functions=FunctionAccess(place="processes:2", broadcast_bytes=0)) as opened:
-        if not (folder / "t").is_dir():
-            await _fill(opened)
+        await _fill(opened)
         yield opened
         assert leftovers(folder) == []
 
 
 async def _fill(lake: Lake) -> None:
+    if (lake.folder / "t").is_dir():
+        return
     chance = np.random.default_rng(1)
     for number in range(N_FILES):
         keys = np.arange(number * N_ROWS, (number + 1) * N_ROWS)
@@ -245,6 +249,65 @@ async def test_workers_that_never_answer_end_with_the_statements_time(lake: Lake
     await faulty(lake, before=before)
     with pytest.raises(StatementTimeoutError):
         await ask(lake, timeout_ms=1500)
+
+
+async def test_a_task_past_the_longest_time_of_one_is_sent_again_and_its_worker_replaced(folder: Path) -> None:
+    access = FunctionAccess(place="processes:2", broadcast_bytes=0, timeout_ms=3000)
+    async with open_lake(folder, functions=access) as lake:
+        await _fill(lake)
+        stopped: set[int] = set()
+
+        async def before(number: int, message: bytes) -> bytes:
+            if number == 0:  # a worker that never looks up: the process itself stands still
+                workers = set(children()) - known
+                stopped.update(workers)
+                for pid in workers:
+                    os.kill(pid, signal.SIGSTOP)
+            return message
+
+        right = await wanted(lake)
+        known = set(children())
+        await ask(lake)
+        assert set(children()) - known
+        await faulty(lake, before=before)
+        assert await ask(lake, timeout_ms=60_000) == right
+        assert stopped
+        assert not any(map(alive, stopped))
+        assert lake.receipt.retries >= 1
+        assert leftovers(folder) == []
+
+
+async def test_rows_past_what_a_platform_takes_in_a_message_go_through_pages(lake: Lake) -> None:
+    right = await wanted(lake)
+    workers = await faulty(lake)
+    workers.limits = replace(workers.limits, message_bytes=600_000, reply_bytes=600_000)
+    largest = 0
+
+    async def before(_number: int, message: bytes) -> bytes:
+        check_message(message, workers.limits)
+        return message
+
+    async def after(_number: int, reply: bytes) -> bytes:
+        nonlocal largest
+        largest = max(largest, len(check_reply(reply, workers.limits)))
+        return reply
+
+    workers.before, workers.after = before, after
+    assert await ask(lake) == right
+    assert largest
+
+
+async def test_a_plan_past_what_a_platform_takes_is_a_clear_error(lake: Lake) -> None:
+    workers = await faulty(lake)
+    workers.limits = replace(workers.limits, message_bytes=500)
+
+    async def before(_number: int, message: bytes) -> bytes:
+        check_message(message, workers.limits)
+        return message
+
+    workers.before = before
+    with pytest.raises(LimitError, match=r"larger than these workers take; cut the statement.*message_bytes=500"):
+        await ask(lake)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -258,6 +258,39 @@ async def test_tasks_are_at_most_as_many_as_the_statement_says(lake: Lake) -> No
     assert receipt.tasks <= 2
 
 
+@pytest.mark.parametrize(
+    ("place", "name", "concurrency"),
+    [("inline", "inline", 3), ("processes", "processes", 3), ("processes:2", "processes", 2),
+     ("http://127.0.0.1:1", "http", 3), ("https://localhost:1/below", "http", 3)],
+)  # fmt: skip
+async def test_the_settings_reach_the_workers(tmp_path: Path, place: str, name: str, concurrency: int) -> None:
+    access = FunctionAccess(place=place, secret="shared", concurrency=3, memory_bytes=1 << 30, timeout_ms=7000)
+    async with open_lake(tmp_path, functions=access) as lake:
+        coordinator = lake.engine._fan_out
+        assert coordinator is not None
+        invoker = await coordinator.invoker()
+        assert (invoker.name, invoker.limits.concurrency) == (name, concurrency)
+        assert getattr(invoker, "_memory_bytes", 1 << 30) == 1 << 30
+        assert coordinator._terms(Statement("SELECT 1", "s")).task_timeout_ms == 7000
+        assert (lake.engine.jobs is None) == (place == "inline")
+
+
+async def test_a_certificate_that_is_not_there_is_told(tmp_path: Path) -> None:
+    access = FunctionAccess(place="https://localhost:1", secret="shared", ca_file=str(tmp_path / "none.pem"))
+    async with open_lake(tmp_path, functions=access) as lake:
+        coordinator = lake.engine._fan_out
+        assert coordinator is not None
+        with pytest.raises(InvalidError, match=r"none\.pem"):
+            await coordinator.invoker()
+
+
+@pytest.mark.parametrize("place", ["http://127.0.0.1:1", "lambda:worker"])
+async def test_workers_elsewhere_need_a_secret_that_they_know(tmp_path: Path, place: str) -> None:
+    with pytest.raises(InvalidError, match="FIRN_TASK_SECRET"):
+        async with open_lake(tmp_path, functions=FunctionAccess(place=place)):
+            pass
+
+
 def test_the_engines_own_values_are_those_that_it_has() -> None:
     from datafusion import SessionConfig, SessionContext
 
