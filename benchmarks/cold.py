@@ -22,7 +22,7 @@ from benchmarks.options import Options
 from benchmarks.planning_tables import many_files
 from benchmarks.report import Goal, Section, Table
 
-__all__ = ["measure_cold"]
+__all__ = ["base_environment", "installed_bytes", "measure_cold", "packaged"]
 
 GOAL_S = 0.6
 FILES = 10
@@ -47,21 +47,27 @@ def measure_cold(options: Options) -> Section:
     for _ in range(options.repeats):
         for name, python in pythons.items():
             starts[name].append(_start(python, table))
-    sizes = {name: _installed_bytes(python) for name, python in pythons.items()}
+    sizes = {name: installed_bytes(python) for name, python in pythons.items()}
     return _section(options, starts, sizes, notes)
 
 
 def base_environment(build: Path) -> Path:
     """Return the interpreter of a fresh environment that holds the product and its base dependencies, compiled."""
+    return packaged(build / "cold-base", "")
+
+
+def packaged(folder: Path, extras: str) -> Path:
+    """Return the interpreter of an environment that holds the product with these extras, compiled; made anew if it is
+    not there. Raises `FileNotFoundError` without uv."""
     uv = os.environ.get("UV") or shutil.which("uv")  # `uv run` says where it is
     if uv is None:
         raise FileNotFoundError("uv is not on the path")
-    folder = build / "cold-base"
+    product = f"{REPOSITORY}[{extras}]" if extras else str(REPOSITORY)
     python = folder / "bin" / "python"
     if not python.is_file():
         _quietly([uv, "venv", "--quiet", "--python", sys.executable, str(folder)])
     install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python)]
-    _quietly([*install, "--reinstall-package", "firnline", str(REPOSITORY)])
+    _quietly([*install, "--reinstall-package", "firnline", product])
     return python
 
 
@@ -81,7 +87,7 @@ def _start(python: Path, table: str) -> Start:
     return found | {"wall_s": found["at"] - started}
 
 
-def _installed_bytes(python: Path) -> int:
+def installed_bytes(python: Path) -> int:
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     done = subprocess.run([str(python), "-I", "-c", code], capture_output=True, text=True, check=True)
     return sum(path.lstat().st_size for path in Path(done.stdout.strip()).rglob("*") if path.is_file())

@@ -22,11 +22,15 @@ import pyarrow as pa
 from benchmarks.machine import REPOSITORY
 from benchmarks.peers import Answer, Peer, S3Access
 from benchmarks.tpch_data import tpch_queries
+from storage.blobs.s3_options import S3Options
 
-__all__ = ["FUNCTION_PEERS"]
+__all__ = ["FUNCTION_PEERS", "MEMORY_MB", "N_WORKERS", "SECRET", "WORKERS_LOG", "start_workers"]
 
 SECRET = "benchmark"
 N_WORKERS = 2
+MEMORY_MB = 1769
+WORKERS_LOG = "BENCHMARK_WORKERS_LOG"
+"""Variable that names the file for what workers say; else nobody reads it."""
 
 
 class TasksPeer:
@@ -46,7 +50,6 @@ class TasksPeer:
     def open(self, tables: Mapping[str, str], s3: S3Access | None) -> None:
         from service.components import open_engine
         from service.settings import EngineSettings, FunctionAccess
-        from storage.blobs.s3_options import S3Options
 
         lake = self._started.enter_context(tempfile.TemporaryDirectory())
         options = S3Options(region="us-east-1")
@@ -56,27 +59,12 @@ class TasksPeer:
         access = FunctionAccess()
         if self._place is not None:
             folders = sorted({str(Path(each).parent) for each in tables.values()}) if s3 is None else ["s3://tpch"]
-            place, endpoint = self._start(lake, ",".join(folders))
+            place, endpoint = start_workers(self._started, self._place, lake, ",".join(folders), options)
             access = FunctionAccess(place, SECRET, concurrency=self._concurrency, lambda_endpoint=endpoint)
         settings = EngineSettings(lake=lake, s3=options, functions=access)
         self._engine = self._runner.run(self._stack.enter_async_context(open_engine(settings)))
         for name, location in tables.items():
             self.run(f"CREATE EXTERNAL TABLE {name} STORED AS PARQUET LOCATION '{location}'")
-
-    def _start(self, lake: str, allow: str) -> tuple[str, str | None]:
-        """Start workers that are no part of this process; return the place, and the endpoint of Lambda."""
-        assert self._place is not None
-        if self._place not in ("http", "lambda"):
-            return self._place, None
-        environment = {"FIRN_LAKE": lake, "FIRN_ALLOW": allow, "FIRN_TASK_SECRET": SECRET}
-        if self._place == "http":
-            command = ["-c", "from firnline.cli import main; main()", "worker", "--port", "0",
-                       "--concurrency", str(N_WORKERS)]  # fmt: skip
-            return _listening(self._started, command, environment), None
-        os.environ.update(AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s", AWS_REGION="us-east-1")
-        function = f"firnline-worker=functions.aws.worker,memory_mb=1769,concurrency={N_WORKERS}"
-        command = [str(REPOSITORY / "localstack" / "lambda_front.py"), "--port", "0", "--function", function]
-        return "lambda:firnline-worker", _listening(self._started, command, environment)
 
     def run(self, sql: str) -> Answer:
         return self._runner.run(self._answer(sql))
@@ -95,11 +83,36 @@ class TasksPeer:
         self._started.close()
 
 
+def start_workers(
+    stack: contextlib.ExitStack, place: str, lake: str, allow: str, s3: S3Options | None = None
+) -> tuple[str, str | None]:
+    """Start workers that are no part of this process, for ``http`` and ``lambda``.
+
+    Returns the place as ``FIRN_FUNCTIONS`` has it, and Lambda's endpoint.
+    """
+    if place not in ("http", "lambda"):
+        return place, None
+    environment = {"FIRN_LAKE": lake, "FIRN_ALLOW": allow, "FIRN_TASK_SECRET": SECRET}
+    if s3 is not None and s3.endpoint is not None:
+        keys = {"AWS_ACCESS_KEY_ID": s3.access_key_id or "", "AWS_SECRET_ACCESS_KEY": s3.secret_access_key or ""}
+        environment |= {"AWS_ENDPOINT_URL_S3": s3.endpoint, "AWS_REGION": "us-east-1", **keys}
+    if place == "http":
+        program = "from firnline.cli import main; main()"
+        worker = ["-c", program, "worker", "--port", "0", "--concurrency", str(N_WORKERS)]
+        return _listening(stack, worker, environment), None
+    os.environ.update(AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s", AWS_REGION="us-east-1")
+    function = f"firnline-worker=functions.aws.worker,memory_mb={MEMORY_MB},concurrency={N_WORKERS}"
+    front = str(REPOSITORY / "localstack" / "lambda_front.py")
+    return "lambda:firnline-worker", _listening(stack, [front, "--port", "0", "--function", function], environment)
+
+
 def _listening(stack: contextlib.ExitStack, command: list[str], environment: Mapping[str, str]) -> str:
     """Start a Python program and return the URL that it says it listens on."""
+    said = stack.enter_context(Path(os.environ.get(WORKERS_LOG, os.devnull)).open("a"))  # noqa: SIM115 - the stack closes it
     process = subprocess.Popen(
-        [sys.executable, *command], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env={**os.environ, **environment}
-    )
+        [sys.executable, *command], stdout=subprocess.PIPE, stderr=said, text=True, cwd=REPOSITORY,
+        env={**os.environ, **environment},
+    )  # fmt: skip
 
     def end() -> None:
         process.terminate()

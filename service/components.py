@@ -27,6 +27,8 @@ __all__ = ["open_catalog", "open_engine", "opened_catalog"]
 
 CATALOG_FILE = "catalog.db"
 _FOLD_AGE_S = 60.0
+_NAMES_GETS = 3
+"""Tables, namespaces and indexes: each asks whether the catalog's blob is the one known."""
 CATALOG_BLOB = "_firnline/catalog.json"
 
 
@@ -48,6 +50,8 @@ async def open_engine(
         session, stores, kv, clock, logs=logs, lake=settings.lake, index_memory_bytes=settings.index_memory_bytes,
         fan_out=open_fan_out(settings, session, stores, clock), counts=counts,
     )  # fmt: skip
+    if settings.catalog is None and normalize(settings.lake).startswith("s3://"):
+        engine.names_gets = _NAMES_GETS
     try:
         async with _compacting(settings, engine, logs):
             yield engine

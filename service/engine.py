@@ -76,6 +76,8 @@ class Engine:
         self.models = Models(kv, stores, lake, bytes_max=index_memory_bytes)
         self._reading = Reading(session, self._snapshots, self.indexes, self.models, footers)
         self._known = Known()
+        self.names_gets = 0
+        """Requests of an object store that listing the catalog takes; it is the opener's to say."""
         self.counts = counts or Counts()
         if fan_out is not None:
             fan_out.counts = self.counts
@@ -193,7 +195,8 @@ class Engine:
         return await Planner(self._reading, loading, statement, parsed, late, given, self._fan_out).plan()
 
     def _loading(self, stores: Stores, receipt: Receipt) -> Loading:
-        return Loading(self.tables, self.indexes, self._snapshots, self.tails, self._known, stores, receipt)
+        return Loading(self.tables, self.indexes, self._snapshots, self.tails, self._known, stores, receipt,
+                       names_gets=self.names_gets)  # fmt: skip
 
     async def _write(self, parsed: Parsed, statement: Statement, receipt: Receipt) -> pa.Table:
         if statement.role == "reader":

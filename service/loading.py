@@ -59,7 +59,7 @@ class _MissingError(NotFoundError):
 
 @dataclass
 class Loading:
-    """Loads the tables of one statement."""
+    """Loads the tables of one statement. ``names_gets`` is `service.engine.Engine.names_gets`."""
 
     tables: Tables
     indexes: Indexes
@@ -70,6 +70,7 @@ class Loading:
     receipt: Receipt
     entries: Mapping[TableName, TableEntry] = field(default_factory=dict)
     namespaces: tuple[str, ...] = ()
+    names_gets: int = 0
     _named: bool = False
     _marks_before: Mapping[int, int] = field(default_factory=dict)
     _folded: asyncio.Task[Mapping[int, int]] | None = None
@@ -79,6 +80,7 @@ class Loading:
         if self._named:
             return
         marks = self.known.folded or {}
+        self.stores.count.gets += self.names_gets
         try:
             entries, namespaces, indexes = await asyncio.gather(
                 self.tables.all(), self.tables.namespaces(), self.indexes.all()
