@@ -18,7 +18,9 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from functions import run_piece as _run_piece  # noqa: F401 - before the first event: this is the time that is not billed
+from functions import tracing
 from functions.invoke.lambda_event import answer_of, message_of
+from functions.json_lines import log_json
 from functions.run_task import TaskRunner
 from functions.task_worker import TaskWorkerSettings, open_task_runner, settings_of
 from storage.clock import Clock, SystemClock
@@ -94,10 +96,14 @@ class LambdaWorker:
 
 @functools.cache
 def _environment() -> LambdaWorker:
+    log_json()
     # By name: this module is what Lambda starts, and the environment is read in one place, which is above it.
     return LambdaWorker(settings_of(importlib.import_module("firnline.settings").environment()))
 
 
 def worker(event: Mapping[str, Any], context: Context) -> dict[str, str]:
     """Run one task. Raises a `FirnlineError` for a message that is refused."""
-    return _environment().handle(event, context)
+    try:
+        return _environment().handle(event, context)
+    finally:
+        tracing.flush()  # nothing runs between two events

@@ -11,6 +11,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from functions import tracing
 from service import components as _components  # noqa: F401 - before the first event: while the environment starts
 from service.lambda_compactor import LambdaCompactor
 from service.lambda_endpoint import Context, LambdaEndpoint
@@ -24,12 +25,18 @@ _UNSET = "./lake"
 
 def endpoint(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
     """Answer an HTTP event of a Function URL or API Gateway. Raises `InvalidError` for others, and without a lake."""
-    return _endpoint().handle(event, context)
+    try:
+        return _endpoint().handle(event, context)
+    finally:
+        tracing.flush()  # nothing runs between two events
 
 
 def compactor(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
     """Make one pass of compaction. Raises `UnavailableError` that names what could not be compacted."""
-    return _compactor().handle(event, context)
+    try:
+        return _compactor().handle(event, context)
+    finally:
+        tracing.flush()
 
 
 @functools.cache

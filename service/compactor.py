@@ -55,6 +55,8 @@ async def open_compaction(
     settings: EngineSettings, clock: Clock | None = None, counts: Counts | None = None
 ) -> AsyncIterator[Compaction]:
     """Open what compaction needs of a lake, without a query engine. Raises `NotFoundError` if there is no lake."""
+    if settings.traces:
+        tracing.start("compactor")
     clock, counts = clock or SystemClock(), counts or Counts()
     stores = Stores(counting(partial(open_blobs, s3=settings.s3, clock=clock), counts, clock), access_policy(settings))
     kv = CountedKV(await open_catalog(settings, clock, stores), counts, clock)
@@ -186,8 +188,6 @@ def main(arguments: list[str]) -> None:
     configure_logs("info")
     (length,) = _LENGTH.unpack(_exactly(_LENGTH.size))
     settings, compaction = pickle.loads(_exactly(length))
-    if settings.traces:
-        tracing.start("compactor")
     asyncio.run(_main(settings, compaction))
     tracing.flush()
 

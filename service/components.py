@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -57,6 +58,8 @@ async def open_engine(
             yield engine
     finally:
         await engine.close()
+        if tracing.is_on():
+            await asyncio.to_thread(tracing.flush)
 
 
 @asynccontextmanager

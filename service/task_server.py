@@ -19,6 +19,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import uvicorn
 import uvloop
@@ -28,6 +29,7 @@ from functions import tracing
 from functions.run_task import TaskRunner
 from functions.signed import MESSAGE_BYTES_MAX
 from functions.task_worker import TaskWorkerSettings, open_task_runner
+from functions.tasks import Reply, Task
 from service.http_server import bound, serve_app
 from service.logs import configure_logs
 from service.metrics import METRICS_TYPE
@@ -51,6 +53,7 @@ __all__ = ["TASK_PATH", "TaskApp", "TaskServerSettings", "serve_tasks", "start_a
 _log = logging.getLogger("firnline.tasks")
 TASK_PATH = "/v1/task"
 _RETRY_S = 1
+_LOGGED = frozenset(("wall_ms", "cpu_ms", "rows", "bytes_scanned", "requests", "page_bytes", "memory_mb"))
 _LISTENER = "--listener"
 """The hidden option that tells a process started anew which socket it listens on."""
 
@@ -103,11 +106,22 @@ def start_anew(listener: int, arguments: Sequence[str]) -> None:
 async def _serve(settings: TaskServerSettings) -> int | None:
     counts = Counts()
     metrics = TaskMetrics(counts)
-    async with open_task_runner(settings.worker, SystemClock(), observe=metrics.done, counts=counts) as runner:
+    async with open_task_runner(
+        settings.worker, SystemClock(), observe=partial(_done, metrics), counts=counts
+    ) as runner:
         with _listening(settings) as listener:
             app = TaskApp(runner, metrics, settings.concurrency, settings.body_bytes_max, listener)
             await serve_app(app, app, listener, drain_s=settings.drain_s, announce=_announce, started=app.started)
             return app.kept
+
+
+def _done(metrics: TaskMetrics, task: Task, reply: Reply) -> None:
+    """Count and log a task that ran."""
+    metrics.done(task, reply)
+    error = None if reply.error is None else reply.error.get("error")
+    told = {"kind": task.kind, "attempt": task.attempt, "outcome": error or "succeeded", "error": error}
+    usage = {name: round(value, 1) for name, value in reply.usage.items() if name in _LOGGED}
+    _log.info("task", extra={**told, **usage})
 
 
 @contextmanager

@@ -34,16 +34,22 @@ class Lake:
             FIRN_TASK_SECRET=SECRET,
             FIRN_FUNCTIONS=f"http://127.0.0.1:{port}",
             FIRN_STATEMENTS_MAX="1",
+            FIRN_COMPACT_INTERVAL_MS="500",
         )
-        lake = ["--lake", str(folder / "lake")]
+        self.folder = folder / "lake"
         self.processes: list[subprocess.Popen[str]] = []
-        self.server = self._start("serve", *lake, "--port", "0")
-        self.worker = self._start("worker", *lake, "--port", str(port))
+        self.server = self.start("serve", "--port", "0")
+        self.worker = self.start("worker", "--port", str(port))
         self.client = httpx.Client(base_url=self.server, timeout=60, trust_env=False)
 
-    def _start(self, *arguments: str) -> str:
+    def start(self, name: str, *arguments: str) -> str:
+        """Start a program on the lake; return its URL."""
         process = subprocess.Popen(
-            [program(), *arguments], env=self.variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [program(), name, "--lake", str(self.folder), *arguments],
+            env=self.variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         self.processes.append(process)
         assert process.stdout is not None
@@ -162,6 +168,41 @@ def test_a_context_that_does_not_read_begins_a_trace_of_its_own(lake: Lake, give
     trace = answer.headers["traceresponse"].split("-")[1]
     assert trace != TRACE
     assert one(lake.collector.wait(trace, {"POST /v1/sql"}), "POST /v1/sql").parent == ""
+
+
+def test_a_pass_of_the_compactor_is_a_trace_of_its_own(lake: Lake) -> None:
+    lake.client.post("/v1/tables/default.t/rows", json=[{"id": -3, "n": 3}]).raise_for_status()
+    spans = lake.collector.wait("", {"compaction", "fold", "sweep"})
+    folds = [each for each in spans if each.name == "fold"]
+    above = {each.id: each for each in spans}
+    assert {above[each.parent].name for each in folds if each.parent in above} == {"compaction"}
+    assert {each.role for each in folds} == {"compactor"}
+
+
+def test_workers_of_a_process_pool_are_part_of_the_trace(lake: Lake) -> None:
+    lake.variables["FIRN_FUNCTIONS"] = "processes:2"
+    trace = "6" * 32
+    with httpx.Client(base_url=lake.start("serve", "--port", "0"), timeout=60, trust_env=False) as client:
+        body = {"sql": "SELECT n, count(*) FROM t GROUP BY n", "functions": "fan-out"}
+        headers = {"traceparent": f"00-{trace}-{PARENT}-01"}
+        client.post("/v1/sql", json=body, headers=headers).raise_for_status()
+        spans = lake.collector.wait(trace, {"statement", "task aggregate", "run aggregate"})
+    by_id = {each.id: each for each in spans}
+    assert {by_id[each.parent].name for each in spans if each.name == "run aggregate"} == {"task aggregate"}
+
+
+def test_a_command_of_the_shell_sends_its_spans_before_it_ends(lake: Lake) -> None:
+    before = len(lake.collector.spans())
+    command = [program(), "sql", "--lake", str(lake.folder), "SELECT count(*) FROM t"]
+    subprocess.run(command, env=lake.variables, check=True, capture_output=True, timeout=60)
+    assert "statement" in {each.name for each in lake.collector.spans()[before:]}
+
+
+def test_a_collector_that_is_away_costs_next_to_nothing(lake: Lake) -> None:
+    away = {**lake.variables, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    command = [program(), "sql", "--lake", str(lake.folder), "--format", "csv", "SELECT 1 AS one"]
+    done = subprocess.run(command, env=away, check=True, capture_output=True, timeout=60)
+    assert done.stdout.split() == [b"one", b"1"]
 
 
 def test_probes_leave_no_traces(lake: Lake) -> None:
