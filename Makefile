@@ -104,6 +104,10 @@ format: setup ## Format and fix what can be fixed
 	$(UV) sync --frozen --quiet --all-extras --group dev --group bench
 	@touch $@
 
+.PHONY: lambda-zip
+lambda-zip: setup ## Build the query worker's slim zip for AWS Lambda into build/lambda-zip, and check its size
+	.venv/bin/python infra/lambda/build.py
+
 .PHONY: bench
 bench: bench-query bench-write bench-lookup bench-functions ## Run every benchmark
 
