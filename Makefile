@@ -38,8 +38,9 @@ test: setup ## Run the tests that need no server of Debian's
 	$(RUN) pytest -q -n 2 --dist loadfile -m "not e2e"
 
 .PHONY: e2e
-e2e: setup etcd ## Run the tests against a real etcd (installed with apt-get, as root) and a real S3 API
-	$(RUN) pytest -q -m e2e
+e2e: setup etcd ## Run the main job on a local stack, and all tests against a real etcd (apt-get, as root) and S3 API
+	$(RUN) pytest -q tests/e2e/test_main_job.py
+	$(RUN) pytest -q -m e2e --ignore tests/e2e/test_main_job.py
 
 # A stack keeps all it has in STACK; two of them run side by side.
 STACK ?= build/stack
@@ -63,8 +64,8 @@ logs: setup ## Show what the stack's parts said last; PART=endpoint, LINES=20
 
 .PHONY: etcd
 etcd:
-	@command -v etcd >/dev/null || { echo "installing etcd-server with apt-get"; apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq etcd-server >/dev/null; }
+	@{ command -v etcd && command -v etcdctl; } >/dev/null || { echo "installing etcd-server and etcd-client with apt-get"; apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq etcd-server etcd-client >/dev/null; }
 
 KILLS ?= 1000
 SEED ?= 1

@@ -35,6 +35,7 @@ _PORTS_OF = {"etcd": ("etcd", "etcd-peer")}
 _INTERRUPTS = Interrupts()
 _HUNG_S = 10.0
 _LOG_LINES = 15
+_LOG_BYTES = 16 << 20
 _STOP_S = 20.0
 
 
@@ -111,6 +112,7 @@ class Stack:
             self._end(name, save=True)
         for path, text in part.files.items():
             write_private(Path(path), text)
+        shortened(self._layout.log(part.name))
         began = time.monotonic()
         with _INTERRUPTS.held():
             process = start(
@@ -181,6 +183,12 @@ class Stack:
             f"  curl -s {url}/v1/tables/default.t/rows -H 'Content-Type: application/json' "
             "-d '[{\"id\": 1, \"city\": \"Bern\"}]'\n"
             "  make status · make logs PART=endpoint · make down")  # fmt: skip
+
+
+def shortened(log: Path) -> None:
+    """Put a log that has grown long aside, in place of the one before."""
+    if log.exists() and log.stat().st_size > _LOG_BYTES:
+        log.replace(log.with_suffix(".before.log"))
 
 
 def last_lines(path: Path, n_lines: int) -> str:
