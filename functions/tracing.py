@@ -14,9 +14,10 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from contextvars import ContextVar, Token
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def trace_id() -> str | None:
 
 def named(traceparent: str) -> Span:
     """Return a span that somebody else records; nothing if the text does not read."""
-    return Span(traceparent) if _TRACEPARENT.fullmatch(traceparent) else _NOTHING
+    return Span(traceparent) if traceparent and _TRACEPARENT.fullmatch(traceparent) else _NOTHING
 
 
 def begin(
@@ -138,9 +139,9 @@ def begin(
     ----------
     parent : a ``traceparent``; "" begins a trace, and so does one that does not read; None: the work that runs here
     """
-    above = _current.get().traceparent if parent is None else parent
     if _Process.tracer is None:
-        return named(above)
+        return _current.get() if parent is None else named(parent)
+    above = _current.get().traceparent if parent is None else parent
     from functions.tracing_sdk import begin_span
 
     span, traceparent = begin_span(_Process.tracer, name, _TRACEPARENT.fullmatch(above), kind)
@@ -150,25 +151,37 @@ def begin(
     return found
 
 
-@contextmanager
-def within(span: Span) -> Iterator[Span]:
+def within(span: Span) -> AbstractContextManager[Span]:
     """Make ``span`` the one whose work runs here; an error ends it, the block's end does not."""
-    token = _current.set(span)
-    try:
-        yield span
-    except BaseException as error:
-        span.fail(error)
-        span.end()
-        raise
-    finally:
-        _current.reset(token)
+    return _Within(span, ends=False)
 
 
-@contextmanager
 def span(
     name: str, attributes: Attributes | None = None, *, parent: str | None = None, kind: Kind = "internal"
-) -> Iterator[Span]:
+) -> AbstractContextManager[Span]:
     """Record the block as a span; see `begin`."""
-    with within(begin(name, attributes, parent=parent, kind=kind)) as own:
-        yield own
-    own.end()
+    return _Within(begin(name, attributes, parent=parent, kind=kind), ends=True)
+
+
+class _Within:
+    """A block of work; a class, since most are of spans that nobody records and should cost nothing."""
+
+    __slots__ = ("_ends", "_span", "_token")
+
+    def __init__(self, span: Span, *, ends: bool) -> None:
+        self._span, self._ends = span, ends
+        self._token: Token[Span] | None = None
+
+    def __enter__(self) -> Span:
+        self._token = _current.set(self._span)
+        return self._span
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._token is not None:
+            _current.reset(self._token)
+        if error is not None:
+            self._span.fail(error)
+        if error is not None or self._ends:
+            self._span.end()

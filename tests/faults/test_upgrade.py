@@ -21,9 +21,24 @@ from catalog.kv import Put
 from functions.tasks import Task, encode_task
 from service.compaction import Compaction, compact_lake
 from service.executor import InlineExecutor
+from service.log.owned import EntryRange
+from service.log.wire import (
+    decode_append,
+    decode_range,
+    decode_receipt,
+    encode_append,
+    encode_range,
+    encode_receipt,
+    pack,
+    unpack,
+)
 from service.settings import FunctionAccess
 from service.statement import Limits, Statement
 from storage.errors import CorruptError, FirnlineError
+from storage.log import AckMode, Position, Receipt, Record, RecordKind
+from storage.log.access import Touched
+from storage.log.records import encode_record
+from storage.log.tail import Entry
 from tests.support.faulty_invoker import FaultyInvoker
 from tests.support.golden_lake import ANSWERS, GOLDEN, open_unpacked
 from tests.support.lakes import Lake, open_lake
@@ -174,6 +189,28 @@ def test_what_is_written_names_no_field_that_version_1_lacks() -> None:
         "kind", "statement_id", "id", "attempt", "body", "inputs", "deadline_ms", "inline_bytes_max", "results",
         "traceparent", "memory_bytes", "engine", "parts",
     }  # fmt: skip
+
+
+# Writers and the log's owner
+
+
+def test_the_log_is_asked_and_answers_in_words_that_may_grow() -> None:
+    """Who appends and who owns the log may be of different releases: each reads what it knows."""
+
+    def grown(body: bytes) -> bytes:
+        header, payload = unpack(body)
+        return pack({**header, "priority": 3, "hints": ["x"]}, bytes(payload))
+
+    record = encode_record(Record("t", 1, RecordKind.APPEND, b"rows", "key"), 1)
+    touched = Touched(np.array([1, 2], np.uint64), (3, 4))
+    encoded, ack, keys = decode_append(grown(encode_append([record], AckMode.FSYNC, touched)))
+    assert (encoded, ack) == ([record], AckMode.FSYNC)
+    assert keys is not None
+    assert (keys.keys.tolist(), keys.since) == ([1, 2], (3, 4))
+    receipt = Receipt(Position(3, 9), 1, AckMode.OBJECT)
+    assert decode_receipt(grown(encode_receipt(receipt))) == receipt
+    found = EntryRange(9, 10, [Entry(Position(3, 9), [record])], 3, more=True)
+    assert decode_range(grown(encode_range(found))) == found
 
 
 # What an old release left
