@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import importlib
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -21,6 +20,7 @@ from functions import run_piece as _run_piece  # noqa: F401 - before the first e
 from functions import tracing
 from functions.invoke.lambda_event import answer_of, message_of
 from functions.json_lines import log_json
+from functions.lambda_settings import function_settings
 from functions.run_task import TaskRunner
 from functions.task_worker import TaskWorkerSettings, open_task_runner, settings_of
 from storage.clock import Clock, SystemClock
@@ -97,8 +97,7 @@ class LambdaWorker:
 @functools.cache
 def _environment() -> LambdaWorker:
     log_json()
-    # By name: this module is what Lambda starts, and the environment is read in one place, which is above it.
-    return LambdaWorker(settings_of(importlib.import_module("firnline.settings").environment()))
+    return LambdaWorker(settings_of(function_settings()))
 
 
 def worker(event: Mapping[str, Any], context: Context) -> dict[str, str]:

@@ -12,15 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from functions import tracing
+from functions.lambda_settings import function_settings
 from service import components as _components  # noqa: F401 - before the first event: while the environment starts
 from service.lambda_compactor import LambdaCompactor
 from service.lambda_endpoint import Context, LambdaEndpoint
 from service.logs import configure_logs
-from storage.errors import InvalidError
 
 __all__ = ["compactor", "endpoint"]
-
-_UNSET = "./lake"
 
 
 def endpoint(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
@@ -51,12 +49,8 @@ def _compactor() -> LambdaCompactor:
 
 
 def _settings() -> Any:
-    """Return the environment's settings. Raises `InvalidError` when they name no lake that a function can have."""
     configure_logs("info")
-    settings = importlib.import_module("firnline.settings").environment()
-    if settings.lake == _UNSET or settings.lake.startswith(("http://", "https://")):
-        raise InvalidError("a function needs the location of its lake: set FIRN_LAKE to s3://bucket/prefix")
-    return settings
+    return function_settings()
 
 
 def _opening() -> Any:

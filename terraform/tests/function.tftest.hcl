@@ -125,7 +125,7 @@ run "runs_a_zip_in_a_network_with_traces" {
     condition = (
       aws_lambda_function.this.package_type == "Zip" &&
       aws_lambda_function.this.handler == "functions.aws.worker" &&
-      aws_lambda_function.this.runtime == "python3.11" &&
+      aws_lambda_function.this.runtime == "python3.13" &&
       aws_lambda_function.this.tracing_config[0].mode == "Active" &&
       aws_lambda_function.this.vpc_config[0].subnet_ids == toset(["subnet-1"])
     )

@@ -156,3 +156,11 @@ def test_no_right_is_wider_than_it_must_be() -> None:
             if re.search(r'"[a-z0-9-]+:[A-Za-z]*\*"', line):
                 # A bucket's denial is of everything, and a key belongs to its account.
                 assert re.search(r'Action += "(s3|kms):\*"', line), f"{path}: {line}"
+
+
+def test_a_zip_runs_on_the_python_that_it_is_built_for() -> None:
+    built = re.search(r'"--python", default="([0-9.]+)"', (_ROOT / "infra/lambda/build.py").read_text())
+    assert built is not None
+    for module in ("function", "worker"):
+        text = (_ROOT / "terraform/modules" / module / "variables.tf").read_text()
+        assert f'runtime = optional(string, "python{built[1]}")' in text

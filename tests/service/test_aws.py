@@ -113,9 +113,10 @@ import sys
 class Context:
     memory_limit_in_mb = 1024
     def get_remaining_time_in_millis(self): return 60000
+from functions.aws import worker
 from service.aws import compactor, endpoint
 print("imported", flush=True)
-for handler in (endpoint, compactor):
+for handler in (endpoint, compactor, worker):
     for _ in range(2):
         try:
             handler({"requestContext": {}}, Context())
@@ -132,6 +133,6 @@ def test_a_function_without_a_lake_is_imported_and_says_so_at_each_event(variabl
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert lines[0] == "imported"
-    assert len(lines) == 5
+    assert len(lines) == 7
     for line in lines[1:]:
         assert line == "InvalidError a function needs the location of its lake: set FIRN_LAKE to s3://bucket/prefix"

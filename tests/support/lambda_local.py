@@ -19,7 +19,7 @@ import httpx
 import pytest
 from botocore.config import Config
 
-__all__ = ["LocalLambda", "emulator_path", "local_lambda"]
+__all__ = ["LocalLambda", "emulator_path", "local_lambda", "runtime_client"]
 
 _ROOT = Path(__file__).parents[2]
 _LOCALSTACK = _ROOT / "localstack"
@@ -101,3 +101,28 @@ def local_lambda(
             process.wait()
         if process.stdout is not None:
             process.stdout.close()
+
+
+def runtime_client(python: str) -> Path:
+    """Return a folder with awslambdaric for a version of Python, as uv.lock pins it; skip where it cannot be had."""
+    folder = _ROOT / "build" / "lambda-ric" / python
+    if (folder / "awslambdaric").is_dir():
+        return folder
+    uv = _ROOT / ".tools" / "bin" / "uv"
+    if not uv.exists():
+        pytest.skip("NOT TESTED: uv, which make setup installs, is not here to install awslambdaric with")
+    export = [str(uv), "export", "--frozen", "--quiet", "--only-group", "dev", "--no-emit-project", "--no-annotate"]
+    pins = subprocess.run([*export, "--no-hashes"], capture_output=True, text=True, cwd=_ROOT, check=True).stdout
+    wanted = [
+        line
+        for line in pins.splitlines()
+        if line.startswith(("awslambdaric==", "simplejson==", "snapshot-restore-py=="))
+    ]
+    install = [str(uv), "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--python", sys.executable]
+    done = subprocess.run(
+        [*install, "--python-version", python, "--target", str(folder), *(line.split(" ;")[0] for line in wanted)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip(f"NOT TESTED: awslambdaric could not be installed: {done.stderr.strip()[-300:]}")
+    return folder

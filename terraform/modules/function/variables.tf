@@ -25,7 +25,7 @@ variable "package" {
     bucket  = string
     key     = string
     sha256  = optional(string)
-    runtime = optional(string, "python3.11")
+    runtime = optional(string, "python3.13")
   })
   default = null
 }
