@@ -46,5 +46,8 @@ revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
   --build-arg "BASE=$BASE" --build-arg "VERSION=$version" --build-arg "REVISION=$revision" \
   "${secrets[@]}" "${proxies[@]}" .
 
+# What had the name before.
+"$client" image prune --force --filter label=org.opencontainers.image.title=Firnline >/dev/null
+
 echo "$IMAGE: $("$client" image inspect --format '{{.Size}}' "$IMAGE" | awk '{printf "%.0f MB", $1 / 1e6}'), by layer:"
 "$client" history --no-trunc --format '{{.Size}}\t{{.CreatedBy}}' "$IMAGE" | grep -v '^0B' | cut -c1-110

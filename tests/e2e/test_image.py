@@ -142,6 +142,18 @@ def test_a_command_may_leave_out_firn_and_a_handler_needs_lambda(engine: Engine)
     assert "AWS_LAMBDA_RUNTIME_API is not set" in done.stderr
 
 
+def test_an_empty_volume_holds_a_lake(engine: Engine) -> None:
+    volume = f"firnline-test-{free_port()}"
+    options = ("--volume", f"{volume}:/var/lib/firnline", "--env", "FIRN_LAKE=/var/lib/firnline/lake")
+    try:
+        for statement, said in (("CREATE TABLE t AS SELECT 41 + 1 AS k", ""), ("SELECT k FROM t", "42")):
+            done = engine.run("firn", "sql", statement, "--format", "csv", options=options)
+            assert not done.returncode, done.stderr
+            assert said in done.stdout
+    finally:
+        engine.docker("volume", "rm", "--force", volume)
+
+
 def test_the_endpoint_answers_sql_and_a_statement_is_finished_before_it_ends(engine: Engine, lake: Path) -> None:
     port = free_port()
     with engine.running("firn", "serve", "--port", str(port), port=port, options=mounted(lake)) as server:
