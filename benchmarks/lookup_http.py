@@ -28,7 +28,7 @@ def measure_http(options: LookupOptions) -> Section:
     rng = np.random.default_rng(3)
     shown = []
     progress("http", "a lake on the local disk")
-    with local_lake(options) as lake, serving_lake(lake) as server:
+    with serving_lake(local_lake(options)) as server:
         keys = rng.integers(0, options.local_rows, REQUESTS) * 2
         shown.append(Table(HEADER, _loads(options, server, "wide", keys), "a local disk"))
     tables = wide_tables(options)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 import firnline
-from benchmarks.lookup_data import COLUMNS, wide_rows
+from benchmarks.lookup_data import COLUMNS, MADE, VERSION, wide_rows
 from benchmarks.lookup_options import LookupOptions
 from benchmarks.machine import versions
 from benchmarks.measure import ms, percentile, ratio
@@ -29,27 +30,31 @@ def _rows(options: LookupOptions) -> pa.Table:
     return wide_rows(np.arange(options.local_rows, dtype=np.int64) * 2, 0)
 
 
-@contextmanager
-def local_lake(options: LookupOptions) -> Iterator[Path]:
-    """Make a lake with the table ``wide``, keyed by ``id``, folded and indexed; gone with the block."""
-    with tempfile.TemporaryDirectory(dir=options.build) as name:
-        lake = Path(name) / "lake"
-        with firnline.connect(str(lake)) as connection:
-            shape = "USING delta WITH (lookup = 'true')"
-            connection.sql(f"CREATE TABLE wide ({COLUMNS}, PRIMARY KEY (id)) {shape}")
-            rows = _rows(options)
-            step = 200_000
-            for start in range(0, rows.num_rows, step):
-                connection.append("wide", rows.slice(start, step))
-            connection.sql("OPTIMIZE wide")
-        yield lake
+def local_lake(options: LookupOptions) -> Path:
+    """Return a lake with the table ``wide``, keyed by ``id``, folded and indexed; made where it is not there yet."""
+    root = options.build / f"lookup-local-{options.local_rows}"
+    lake, made = root / "lake", root / MADE
+    wanted = json.dumps({"version": VERSION})
+    if made.exists() and made.read_text() == wanted:
+        return lake
+    shutil.rmtree(root, ignore_errors=True)
+    with firnline.connect(str(lake)) as connection:
+        shape = "USING delta WITH (lookup = 'true')"
+        connection.sql(f"CREATE TABLE wide ({COLUMNS}, PRIMARY KEY (id)) {shape}")
+        rows = _rows(options)
+        step = 200_000
+        for start in range(0, rows.num_rows, step):
+            connection.append("wide", rows.slice(start, step))
+        connection.sql("OPTIMIZE wide")
+    made.write_text(wanted)
+    return lake
 
 
 def measure_local(options: LookupOptions) -> Section:
     """Return p50 and p99 of a hit and a miss."""
     found: dict[str, tuple[list[float], list[float]]] = {}
     progress("local", "firnline")
-    with local_lake(options) as lake, firnline.connect(str(lake)) as connection:
+    with firnline.connect(str(local_lake(options))) as connection:
 
         def by_sql(key: int) -> int:
             return int(connection.sql("SELECT * FROM wide WHERE id = $1", [key]).num_rows)

@@ -44,7 +44,7 @@ class LookupOptions:
     batch: int = 10_000
     batch_delay_ms: int = 5
     connections: tuple[int, ...] = (1, 16, 64)
-    seconds: float = 5.0
+    seconds: float = 4.0
     local_rows: int = 1_000_000
     official: bool = True
     build: Path = REPOSITORY / "build"

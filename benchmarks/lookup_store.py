@@ -234,8 +234,26 @@ def _section(
         ],
         shown,
         list(_goals(options, found, round_trips)),
-        faults,
+        [*_floors(options, found, round_trips), *faults],
     )
+
+
+def _floors(options: LookupOptions, found: Found, round_trips: Mapping[int, float]) -> Iterator[str]:
+    """Say what the best peer's time is in round trips, more than which nobody who makes one can be faster."""
+    slowest = max(options.delays_ms)
+    trip = round_trips[slowest]
+    for form in FORMATS:
+        for kind in KINDS:
+            costs = {engine: found[key] for engine in PEERS[form] if (key := (form, slowest, engine, kind)) in found}
+            walls = {engine: median_of(cost.walls_s) for engine, cost in costs.items() if cost.walls_s}
+            if walls and kind.endswith("hit"):
+                best = min(walls, key=walls.__getitem__)
+                times = walls[best] / trip
+                n_requests = costs[best].requests / costs[best].n
+                yield (
+                    f"{form}, {kind}, {slowest} ms added: the best peer, {best}, takes {times:.1f} round trips "
+                    f"({n_requests:.0f} requests), so whoever makes one is at most {times:.1f} times faster."
+                )
 
 
 def _row(engine: str, cost: Cost, own: Cost) -> list[str]:
@@ -268,11 +286,12 @@ def _goals(options: LookupOptions, found: Found, round_trips: Mapping[int, float
                 yield Goal(f"{name}, {slowest} ms added: times faster than the best peer", times, TIMES_FASTER, "×",
                            options.official, True)  # fmt: skip
             else:
-                free = _worst(costs, lambda c: c.data / c.n)
-                yield Goal(f"{name}: data requests a look-up", free, 1 - FREE_MISSES, "", options.official)
-            yield Goal(
-                f"{name}: CPU", _worst(costs, lambda c: sum(c.cpu_s) / c.n * 1e3), CPU_MS, " ms", options.official
-            )
+                n = sum(cost.n for cost in costs)
+                free = sum(cost.data for cost in costs) / n
+                yield Goal(f"{name}: data requests a look-up, of {n:,}", free, 1 - FREE_MISSES, "", options.official)
+            for delay, cost in zip(options.delays_ms, costs, strict=True):
+                value = sum(cost.cpu_s) / cost.n * 1e3
+                yield Goal(f"{name}, {delay} ms added: CPU", value, CPU_MS, " ms", options.official)
 
 
 def _worst(costs: Sequence[Cost], value: Callable[[Cost], float]) -> float:
