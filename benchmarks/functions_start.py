@@ -33,7 +33,7 @@ from tests.support.stage_run import context_of
 
 __all__ = ["measure_start"]
 
-GOAL_S, GOAL_MB = 0.6, 250.0
+GOAL_S, GOAL_MIB = 0.6, 250.0
 FILES = 10
 SECRET = "cold"
 EXTRAS = "server,lambda,s3,functions,delta,kernels"
@@ -140,7 +140,7 @@ def _section(
     notes += [f"environment {name}: {mb(size)} MB installed" for name, size in sizes.items()]
     if not packages:
         notes.append("no zip lies in build/, so its size is not measured here")
-    size_mb = round(min(packages.values()) / 1e6, 1) if packages else None
+    size_mib = round(min(packages.values()) / 2**20, 1) if packages else None
     official = options.official
     return Section(
         "start",
@@ -156,7 +156,13 @@ def _section(
         tables=[Table(["", "import CPU s", "first answer CPU s", "CPU s", "wall s", "again ms", "peak RSS MB"], rows)],
         goals=[
             Goal("query worker to its first row, CPU", round(totals["worker, slim"], 3), GOAL_S, " s", official),
-            Goal("query worker's zip, unzipped", size_mb, GOAL_MB, " MB", official),
+            Goal(
+                "query worker's zip, unzipped (Lambda's 250 MB are 262,144,000 bytes)",
+                size_mib,
+                GOAL_MIB,
+                " MiB",
+                official,
+            ),
         ],
         notes=notes,
     )
