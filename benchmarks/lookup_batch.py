@@ -38,8 +38,8 @@ def measure_batch(options: LookupOptions) -> Section:
         "batch",
         f"{options.batch:,} keys in one call, {delay_ms} ms added to every request",
         [
-            f"The mean of {REPEATS} calls by Firnline, each with other keys, and one of the others, once they have found "
-            "ten keys; all 16 columns; nine of ten keys are there. The others are asked with `IN (…)`."
+            f"The median of {REPEATS} calls by Firnline, each with other keys, and one of the others, which have found "
+            "ten keys before; all 16 columns; nine of ten keys are there. The others are asked with `IN (…)`."
         ],
         [
             Table(
