@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -24,7 +24,10 @@ from functions.object_stores import BucketClients
 from storage.blobs.s3_options import S3Options
 from storage.clock import Clock
 
-__all__ = ["OWN_FUNCTIONS", "READ_ONLY", "Names", "Session", "SessionOptions", "stub"]
+if TYPE_CHECKING:
+    from functions.statement_time import Moment, StatementTime
+
+__all__ = ["OWN_FUNCTIONS", "READ_ONLY", "TIME_WORDS", "Names", "Session", "SessionOptions", "stub"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,6 +48,8 @@ _UNCUT = {
     "datafusion.optimizer.hash_join_single_partition_threshold_rows": "131072",
 }
 """The engine's own values of what `functions.stages` sets for plans that are cut; a test holds them to it."""
+TIME_WORDS = frozenset(("now", "current_timestamp", "current_date", "current_time", "today"))
+"""A statement without any of these asks for no time."""
 READ_ONLY = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
 
 
@@ -115,6 +120,7 @@ class Session:
         """Only makes tables of batches: the other one's catalog is ours, and takes none."""
         self._lock = threading.RLock()
         self._planner = ThreadPoolExecutor(1, "planning")
+        self._time: StatementTime | None = None
         self._provider = _Catalog()
         self.context.register_catalog_provider(CATALOG, self._provider)
 
@@ -178,6 +184,21 @@ class Session:
                 for each in functions_of(name):
                     self.context.register_udf(udf(each.run, list(each.inputs), each.output, "immutable", each.name))
                 self._functions.add(name)
+
+    def moment(self) -> Moment:
+        """Return what ``now()`` and its like are to mean in a statement that has one of `TIME_WORDS`."""
+        # Imported here: most processes are never asked for the time.
+        from functions.statement_time import StatementTime
+
+        with self._lock:
+            if self._time is None:
+                self._time = StatementTime(self.context, _config(self.options))
+            return self._time.take()
+
+    def set_moment(self, moment: Moment) -> None:
+        """Let the plans that are made while the session is held (`planning`) see this moment."""
+        assert self._time is not None
+        self._time.set(moment)
 
     def open_buckets(self, buckets: Sequence[str]) -> None:
         """Make these S3 buckets readable by plans. Call from a thread without an event loop. Raises as

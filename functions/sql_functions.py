@@ -137,11 +137,17 @@ def bucket_starts(times: np.ndarray, months: int, micros: int, origin: int | Non
     InvalidError : a time so early that its bucket starts before all times
     """
     check_kernels("time_bucket")
-    from functions.kernels.time_bucket import bucket_by_length, bucket_by_months
+    if micros and len(times) == 1:  # a constant of the statement, for which no kernel is worth loading
+        time = int(times[0])
+        start = time - (time - (MONDAY if origin is None else origin)) % micros
+        starts, n_outside = np.array([max(start, -(1 << 63))], np.int64), int(start < -(1 << 63))
+    elif months:
+        from functions.kernels.time_bucket import bucket_by_months
 
-    if months:
         starts, n_outside = bucket_by_months(times, months, _JANUARY if origin is None else origin)
     else:
+        from functions.kernels.time_bucket import bucket_by_length
+
         starts, n_outside = bucket_by_length(times, micros, MONDAY if origin is None else origin)
     if n_outside:
         raise InvalidError(f"the bucket of a time starts before all times that there are times={n_outside}")

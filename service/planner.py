@@ -21,7 +21,7 @@ from functions.predicate import scans as scans_of
 from functions.prune import may_match
 from functions.records import plain
 from functions.scan import TableScan
-from functions.session import CATALOG, OWN_FUNCTIONS, READ_ONLY, Names, stub
+from functions.session import CATALOG, OWN_FUNCTIONS, READ_ONLY, TIME_WORDS, Names, stub
 from service.coordinate.tasks import SHUFFLED_TASKS_MAX, Tasks
 from service.exact import bind, exact_literals, with_noise
 from service.explain import with_tables
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from functions.gap_fill import Gaps
     from functions.stage_aligned import Buckets
     from functions.stages import Stages
+    from functions.statement_time import Moment
     from service.coordinate.fan_out import FanOut
 
 __all__ = ["Planned", "Planner", "retyped"]
@@ -94,6 +95,7 @@ class Planner:
         self._tasks = Tasks()
         self._scan_bytes = 0
         self._failure: FirnlineError | None = None
+        self._moment: Moment | None = None
         self._asked: set[TableName] = set()
         self._filters: dict[TableName, list[TableFilter]] = {}
         self._loop = asyncio.get_running_loop()
@@ -106,6 +108,8 @@ class Planner:
         own = await listing(self._parsed, self._loading, self._reading.models)
         if own is not None:
             return Planned(own.schema, rows=own.to_batches())
+        if self._moment is None and not self._parsed.words.isdisjoint(TIME_WORDS):
+            self._moment = await self._session.in_planner(self._session.moment)
         for name, rows in self._rows.items():
             batches = rows.to_batches() or [pa.RecordBatch.from_pylist([], schema=rows.schema)]
             self._given[name] = await self._session.in_planner(self._session.memory_table, batches)
@@ -201,7 +205,9 @@ class Planner:
 
         statement = replace(self._statement, route="auto")
         given = {name: rows for (_, name), rows in self._rows.items()}
-        planned = await Planner(self._reading, self._loading, statement, query, self._late, given).plan()
+        planner = Planner(self._reading, self._loading, statement, query, self._late, given)
+        planner._moment = self._moment
+        planned = await planner.plan()
         try:
             return await filled_table(self._session, planned, gaps)
         except BaseException as error:
@@ -233,6 +239,8 @@ class Planner:
     def _frame(self, context: SessionContext, text: str) -> DataFrame:
         """Return the query that a text is, in which functions of ours may be called."""
         params = self._params or None
+        if self._moment is not None:
+            self._session.set_moment(self._moment)
         if "time_bucket" not in self._functions:
             return context.sql_with_options(text, READ_ONLY, param_values=params)
         try:
