@@ -10,13 +10,24 @@ from dataclasses import dataclass, fields, replace
 
 from storage.errors import InvalidError, LimitError
 
-__all__ = ["ENGINE_BYTES_PER_S", "ENGINE_GETS", "PRICES", "Estimate", "Prices", "check_cost", "estimate", "prices_of"]
+__all__ = [
+    "ENGINE_BYTES_PER_S",
+    "ENGINE_GETS",
+    "GET_BYTES",
+    "PRICES",
+    "Estimate",
+    "Prices",
+    "check_cost",
+    "estimate",
+    "prices_of",
+]
 
 ENGINE_BYTES_PER_S = 300_000_000
 """Bytes of Parquet files, all columns counted, that one core scans and aggregates each second (TPC-H SF1, its slower
 queries: Q1 320 MB/s, Q18 370, Q6 1,100)."""
-ENGINE_GETS = 4
-"""Requests of the engine for each part of a file that a task reads: size, footer, and columns in about two."""
+ENGINE_GETS, GET_BYTES = 3, 4 << 20
+"""Requests of the engine for each part of a file that a task reads: size and footer; and for so many bytes of files one
+more, for columns of a row group. Small groups (TPC-H's of 4 MB) take one, large ones as many as they have columns."""
 WORKER_MEMORY_MB = 1769
 """At this size a Lambda function has one core."""
 
@@ -96,7 +107,7 @@ def estimate(n_tasks: int, scan_bytes: int, n_files: int, prices: Prices, *, ove
     """
     work_s = scan_bytes / ENGINE_BYTES_PER_S + n_tasks * overhead_s
     gb_s = work_s * WORKER_MEMORY_MB / 1024
-    gets = (n_files + n_tasks) * ENGINE_GETS
+    gets = (n_files + n_tasks) * ENGINE_GETS + scan_bytes // GET_BYTES
     puts = n_tasks
     usd = gb_s * prices.gb_second + n_tasks * prices.invocation + prices.of_requests(gets, puts)
     return Estimate(max(1, n_tasks), scan_bytes, gb_s, gets, puts, usd)

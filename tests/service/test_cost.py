@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.coordinate.choose import TASK_BYTES, choose
-from service.cost import ENGINE_BYTES_PER_S, Prices, check_cost, estimate, prices_of
+from service.cost import ENGINE_BYTES_PER_S, ENGINE_GETS, GET_BYTES, Prices, check_cost, estimate, prices_of
 from storage.errors import InvalidError, LimitError
 
 GB = 1 << 30
@@ -15,8 +15,8 @@ def test_an_estimate_is_the_sum_of_its_parts() -> None:
     prices = Prices(gb_second=1.0, invocation=10.0, get=100.0, put=1000.0)
     found = estimate(2, 2 * ENGINE_BYTES_PER_S, 3, prices)
     assert found.gb_s == pytest.approx(2 * 1769 / 1024)
-    assert (found.gets, found.puts) == (20, 2)
-    assert found.usd == pytest.approx(found.gb_s + 20 + 2000 + 2000)
+    assert (found.gets, found.puts) == (5 * ENGINE_GETS + 2 * ENGINE_BYTES_PER_S // GET_BYTES, 2)
+    assert found.usd == pytest.approx(found.gb_s + 20 + 100 * found.gets + 2000)
 
 
 def test_what_is_past_its_limit_is_refused_and_zero_is_no_limit() -> None:
