@@ -42,7 +42,7 @@ class Part:
     url: str
     ready: str
     files: Mapping[str, str] = field(default_factory=dict)
-    start_s: float = 60.0
+    start_s: float = 120.0
 
     @property
     def identity(self) -> str:
