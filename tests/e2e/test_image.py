@@ -61,6 +61,11 @@ def deployed() -> Iterator[Any]:
         for name in ("command", "health_command")
     )  # fmt: skip
     yield pytest.param(int(port), "/healthz", command, health, id="terraform-wal")
+    services = yaml.safe_load((ROOT / "localstack/compose.yaml").read_text())["services"]
+    for name in ("wal", "worker", "endpoint"):
+        command, health = services[name]["command"], services[name]["healthcheck"]["test"][1:]
+        port = command[command.index("--port") + 1]
+        yield pytest.param(int(port), "/readyz", command, health, id=f"compose-{name}")
     for path in sorted((ROOT / "infra/knative/base").glob("*.yaml")):
         for document in yaml.safe_load_all(path.read_text()):
             for container in _containers(document):
