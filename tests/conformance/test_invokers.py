@@ -33,6 +33,7 @@ from storage.errors import (
     UnavailableError,
 )
 from storage.stores import Stores
+from tests.support.lambda_local import local_lambda
 from tests.support.processes import children, until
 from tests.support.ray_here import ray_or_skip
 from tests.support.task_fronts import http_front, lambda_front
@@ -96,19 +97,37 @@ async def open_lambda_front() -> AsyncIterator[Invoker]:
 
 
 @asynccontextmanager
+async def open_emulators() -> AsyncIterator[Invoker]:
+    function = {"handler": "tests.support.lambda_doer.handler", "concurrency": 2 * N_AT_ONCE, "timeout_s": 60}
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        stores = Stores(partial(open_blobs, s3=S3Options(), clock=SystemClock()))
+        with local_lambda(Path(folder), {"worker": function}) as here:
+            invoker = await open_lambda(
+                "worker", SystemClock(), stores=stores, lake=f"file://{folder}", endpoint=here.url, region="us-east-1",
+                limits=replace(LIMITS, stops=False),
+            )  # fmt: skip
+            yield invoker
+            await invoker.close()
+
+
+@asynccontextmanager
 async def open_a_ray() -> AsyncIterator[Invoker]:
     invoker = await open_ray(open_doer(), limits=LIMITS)
     yield invoker
     await invoker.close()
 
 
+_TO_ITS_END = "Lambda runs an invocation to its end"
 _SAME_PROCESS = "its worker is this process"
 INVOKERS = {
     "inline": Backend(open_inline, {"dies": _SAME_PROCESS, "stops": "a coroutine cannot stop what holds the thread"}),
     "processes": Backend(open_processes),
     "http": Backend(open_http),
     "ray": Backend(open_a_ray, marks=(pytest.mark.e2e, pytest.mark.slow)),
-    "lambda": Backend(open_lambda_front, {"stops": "Lambda runs an invocation to its end"}),
+    "lambda": Backend(open_lambda_front, {"stops": _TO_ITS_END}),
+    "lambda-emulators": Backend(open_emulators, {"stops": _TO_ITS_END}, marks=(pytest.mark.e2e, pytest.mark.slow)),
 }
 
 
