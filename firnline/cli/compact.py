@@ -35,8 +35,9 @@ def compact(table: str | None, lake: str | None, watch: bool, interval: int, as_
     """Fold acknowledged rows into their tables' files, so that any Delta or Iceberg reader sees them.
 
     Small files are merged, and the tables' indexes are brought in step, those of external tables too.
-    With TABLE only its rows are folded, all of its small files merged, and its indexes refreshed. It is safe to
-    interrupt, to run twice at once, and beside a server. The exit code is 1 if a table could not be folded.
+    With TABLE only its rows are folded, all of its small files merged, and its indexes refreshed; of an external
+    table only the last. It is safe to interrupt, to run twice at once, and beside a server. The exit code is 1 if a
+    table could not be folded.
 
     \b
     Examples:
@@ -78,7 +79,7 @@ async def _once(compaction: Compaction, settings: CompactionSettings, table: str
     namespace, _, name = table.rpartition(".") if table is not None else ("", "", "")
     entry = await compaction.tables.get(namespace or "default", name) if table is not None else None
     if entry is not None and entry.managed is None:
-        raise InvalidError("this table is external and only read; nothing is folded into it", table=table)
+        return await _external(compaction, f"{entry.namespace}.{entry.name}")
     try:
         await flush(compaction, None if entry is None or entry.managed is None else [entry.managed.shard])
     except UnavailableError as error:
@@ -86,6 +87,16 @@ async def _once(compaction: Compaction, settings: CompactionSettings, table: str
     if entry is not None:
         return await compact_tables(compaction, [entry], settings, progress=_progress, index_progress=_index_progress)
     return await compact_lake(compaction, settings, progress=_progress, index_progress=_index_progress)
+
+
+async def _external(compaction: Compaction, table: str) -> PassReport:
+    """Refresh the indexes of a table whose files are someone else's."""
+    from service.compaction import PassReport, index_tables
+
+    click.echo(f"{table} is external: its files are left as they are, and only its indexes are refreshed", err=True)
+    report = PassReport()
+    await index_tables(compaction, [table], report, progress=_index_progress)
+    return report
 
 
 async def _watch(compaction: Compaction, settings: CompactionSettings, as_json: bool) -> bool:

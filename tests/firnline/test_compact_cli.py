@@ -58,3 +58,29 @@ def test_what_cannot_be_compacted_is_said(tmp_path: Path, runner: CliRunner) -> 
     lake_with_rows(tmp_path)
     assert runner.invoke(firn, ["compact", "none", "--lake", str(tmp_path)]).exit_code == 1
     assert runner.invoke(firn, ["compact", "t", "--watch", "--lake", str(tmp_path)]).exit_code == 2
+
+
+def test_of_an_external_table_the_indexes_are_refreshed(tmp_path: Path, runner: CliRunner) -> None:
+    async def fill() -> None:
+        async with open_lake(tmp_path / "lake") as lake:
+            lake.write("x/a.parquet", {"v": list(range(100))})
+            await lake.table(f"CREATE EXTERNAL TABLE x STORED AS parquet LOCATION '{lake.folder}/x'")
+            await lake.table("CREATE INDEX i ON x (v) USING locator")
+            lake.write("x/b.parquet", {"v": list(range(100, 200))})
+
+    async def covered() -> int:
+        async with open_lake(tmp_path / "lake") as lake:
+            (row,) = (await lake.table("SHOW INDEXES FROM x")).to_pylist()
+            return int(row["files_covered"])
+
+    anyio.run(fill)
+    assert anyio.run(covered) == 1
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "lake/x").iterdir()}
+    done = runner.invoke(firn, ["compact", "x", "--lake", str(tmp_path / "lake")])
+    assert done.exit_code == 0, done.output
+    assert "default.x is external: its files are left as they are" in done.stderr
+    assert done.stdout == "nothing to fold; 1 indexes\n"
+    assert anyio.run(covered) == 2
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "lake/x").iterdir()}
+    again = runner.invoke(firn, ["compact", "x", "--lake", str(tmp_path / "lake")])
+    assert again.stdout == "nothing to fold\n"
