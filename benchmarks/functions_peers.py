@@ -108,7 +108,7 @@ def start_workers(
 
 def _listening(stack: contextlib.ExitStack, command: list[str], environment: Mapping[str, str]) -> str:
     """Start a Python program and return the URL that it says it listens on."""
-    said = stack.enter_context(Path(os.environ.get(WORKERS_LOG, os.devnull)).open("a"))  # noqa: SIM115 - the stack closes it
+    said = stack.enter_context(Path(os.environ.get(WORKERS_LOG, os.devnull)).open("a"))  # noqa: SIM115
     process = subprocess.Popen(
         [sys.executable, *command], stdout=subprocess.PIPE, stderr=said, text=True, cwd=REPOSITORY,
         env={**os.environ, **environment},
