@@ -24,7 +24,7 @@ from storage.errors import CorruptError, InvalidError, NotFoundError
 from storage.stores import Stores, join, normalize
 
 __all__ = ["PAGE_BYTES", "PageWriter", "decode_page", "delete_results", "encode_page", "is_results_prefix",
-           "read_pages", "results_prefix", "sweep_results", "write_pages"]  # fmt: skip
+           "read_pages", "read_streams", "results_prefix", "sweep_results", "write_pages"]  # fmt: skip
 
 RESULTS_FOLDER = "_firnline/results"
 PAGE_BYTES = 64 << 20
@@ -92,10 +92,7 @@ def _of_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 def decode_page(page: Page, data: bytes) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a page from its bytes. Raises `CorruptError` if these are not what its checksum says."""
-    if len(data) != page.n_bytes or hashlib.sha256(data).hexdigest() != page.checksum:
-        raise CorruptError(
-            "a page of rows is not what was written", page=_shown(page), n_bytes=len(data), expected=page.n_bytes
-        )
+    _check(page, data)
     n_rows = 0
     try:
         with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
@@ -250,6 +247,35 @@ async def read_pages(
         for _page, fetch in ahead:
             fetch.cancel()
         await asyncio.gather(*(fetch for _page, fetch in ahead), return_exceptions=True)
+
+
+async def read_streams(stores: Stores, pages: Sequence[Page], *, concurrency: int = 8) -> list[bytes]:
+    """Return the Arrow IPC streams that pages are, in their order, as they were written. Raises as `read_pages`."""
+    gate = asyncio.Semaphore(concurrency)
+
+    async def one(page: Page) -> bytes:
+        async with gate:
+            data = await _fetch(stores, page)
+            if len(data) <= _HERE_BYTES:
+                _check(page, data)
+            else:
+                await asyncio.to_thread(_check, page, data)
+            return data
+
+    fetches = [asyncio.ensure_future(one(page)) for page in pages]
+    try:
+        return list(await asyncio.gather(*fetches))
+    finally:
+        for fetch in fetches:
+            fetch.cancel()
+        await asyncio.gather(*fetches, return_exceptions=True)
+
+
+def _check(page: Page, data: bytes) -> None:
+    if len(data) != page.n_bytes or hashlib.sha256(data).hexdigest() != page.checksum:
+        raise CorruptError(
+            "a page of rows is not what was written", page=_shown(page), n_bytes=len(data), expected=page.n_bytes
+        )
 
 
 def _decoded(page: Page, data: bytes) -> list[pa.RecordBatch]:

@@ -6,11 +6,10 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-import pyarrow as pa
 from datafusion import ExecutionPlan, RecordBatchStream
 
 from functions.engine_reads import engine_gets, scans_of
-from functions.exchange import PageWriter, read_pages
+from functions.exchange import PageWriter, read_streams
 from functions.execute import ENGINE, metrics_of, start
 from functions.plan_files import files_of
 from functions.run_task import Outcome, Work
@@ -24,7 +23,8 @@ __all__ = ["run_piece"]
 
 _HERE_BYTES = 64 << 10
 """Plans up to this are looked through on the event loop: a thread would cost more than it frees."""
-Inputs = Mapping[str, Mapping[int, Sequence[pa.RecordBatch]]]
+Inputs = Mapping[str, Mapping[int, Sequence[bytes]]]
+"""Leaf → partition → Arrow IPC streams."""
 
 
 async def run_piece(work: Work, task: Task) -> Outcome:
@@ -76,11 +76,11 @@ def _checked_buckets(stores: Stores, plan: bytes) -> set[str]:
 
 
 async def _inputs(stores: Stores, inputs: Mapping[str, Sequence[Page]]) -> Inputs:
-    async def one(pages: Sequence[Page]) -> Mapping[int, Sequence[pa.RecordBatch]]:
+    async def one(pages: Sequence[Page]) -> Mapping[int, Sequence[bytes]]:
         by_bucket: dict[int, list[Page]] = defaultdict(list)
         for page in pages:
             by_bucket[page.bucket].append(page)
-        return {bucket: [batch async for batch in read_pages(stores, own)] for bucket, own in sorted(by_bucket.items())}
+        return {bucket: await read_streams(stores, own) for bucket, own in sorted(by_bucket.items())}
 
     read = await asyncio.gather(*map(one, inputs.values()))
     return dict(zip(inputs, read, strict=True))

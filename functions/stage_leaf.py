@@ -6,7 +6,6 @@ the engine checks rows against what a schema forbids, so that allowing more is s
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import pyarrow as pa
 from datafusion import ExecutionPlan, SessionContext
 
 from functions.plan_proto import SCANS, Field, Kind, Node, decode, encode, fields_of, join_fields
+from functions.stage_rows import Rows, stream_of
 from storage.errors import InvalidError
 
 __all__ = ["Leaf", "filled", "interleaved", "leaf_node", "leaf_of", "narrowed", "reading_all", "schema_of"]
@@ -98,7 +98,7 @@ def leaf_of(node: Node) -> Leaf | None:
     return Leaf(*json.loads(marks[0])) if marks else None
 
 
-def filled(node: Node, inputs: Mapping[str, Mapping[int, Sequence[pa.RecordBatch]]]) -> Node:
+def filled(node: Node, inputs: Mapping[str, Mapping[int, Sequence[Rows]]]) -> Node:
     """Return the plan with rows in its leaves. Raises `InvalidError` for a leaf without input, even an empty one."""
     leaf = leaf_of(node)
     if leaf is None:
@@ -111,31 +111,8 @@ def filled(node: Node, inputs: Mapping[str, Mapping[int, Sequence[pa.RecordBatch
     beyond = [partition for partition in rows if not 0 <= partition < n]
     if beyond:
         raise InvalidError("a task's input has a partition that its plan lacks", input=leaf.name, partition=beyond[0])
-    streams = [_stream(rows.get(partition, ()), schema) for partition in range(n)]
+    streams = [stream_of(rows.get(partition, ()), schema) for partition in range(n)]
     return node.with_field(1, *streams).with_field(_MARK).with_field(_SCHEMA)
-
-
-def _stream(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> bytes:
-    if not any(batch.num_rows for batch in batches):
-        return b""
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, schema) as writer:
-        for batch in batches:
-            if batch.num_rows:
-                writer.write_batch(_fitted(batch, schema))
-    return sink.getvalue()
-
-
-def _fitted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    if batch.schema.equals(schema, check_metadata=True):
-        return batch
-    if not schema.names:
-        return batch
-    columns = [
-        column if column.type == field.type else column.cast(field.type)
-        for column, field in zip(batch.columns, schema, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def narrowed(node: Node, partition: int) -> Node:

@@ -24,6 +24,7 @@ from functions.stage_aligned import Buckets, aligned_by
 from functions.stage_cut import Cut, Cutter, Unaligned
 from functions.stage_leaf import filled, leaf_of, schema_of
 from functions.stage_parts import Exchange, Piece, Read, Stage, Stages, pages_of
+from functions.stage_rows import Rows
 from functions.stage_seal import opened
 from functions.stage_weights import kind_of, scan_bytes
 from storage.errors import FirnlineError, UnsupportedError
@@ -101,14 +102,13 @@ def split(context: SessionContext, plan: ExecutionPlan, buckets: Buckets | None 
     return Stages([_stage(number, cut) for number, cut in enumerate(cutter.cuts)], "; ".join(cutter.reasons))
 
 
-def bind(
-    context: SessionContext, plan: bytes, inputs: Mapping[str, Mapping[int, Sequence[pa.RecordBatch]]]
-) -> ExecutionPlan:
+def bind(context: SessionContext, plan: bytes, inputs: Mapping[str, Mapping[int, Sequence[Rows]]]) -> ExecutionPlan:
     """Return the plan of a piece with rows in its leaves. Its partition b gives the rows of bucket b.
 
     Parameters
     ----------
-    inputs : name of a leaf → the leaf's partition (the page's bucket that `pages_of` gave it) → rows
+    inputs : name of a leaf → the leaf's partition (the page's bucket that `pages_of` gave it) → rows, as batches or as
+        the Arrow IPC streams that pages are
 
     Raises
     ------

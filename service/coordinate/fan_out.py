@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from functions.exchange import delete_results, read_pages, results_prefix, sweep_results
+from functions.exchange import delete_results, read_pages, read_streams, results_prefix, sweep_results
 from functions.execute import stream
 from functions.invoke import Invoker
 from functions.run_piece import run_piece
@@ -213,12 +213,12 @@ class FanOut:
             async for batch in batches:
                 yield batch
 
-    async def _read(self, pages: Sequence[Page], stores: Stores) -> Mapping[int, Sequence[pa.RecordBatch]]:
+    async def _read(self, pages: Sequence[Page], stores: Stores) -> Mapping[int, Sequence[bytes]]:
         """Return the rows of a leaf's partitions."""
-        found: dict[int, Sequence[pa.RecordBatch]] = {}
+        found: dict[int, Sequence[bytes]] = {}
         for bucket in sorted({page.bucket for page in pages}):
             own = [page for page in pages if page.bucket == bucket]
-            found[bucket] = [batch async for batch in read_pages(stores, own)]
+            found[bucket] = await read_streams(stores, own)
         return found
 
     async def _passed(self, run: StageRun, number: int, stores: Stores) -> AsyncGenerator[pa.RecordBatch, None]:
