@@ -16,7 +16,7 @@ class FunctionsOptions:
 
     scale : TPC-H scale factor
     queries : of TPC-H
-    repeats : timed runs of each, after a warm-up
+    repeats : timed runs of each, after a warm-up; one, once a place has taken ``place_s``
     cost_queries : whose receipts are held to a store's log
     starts : fresh processes for each role
     echoes : tasks that do nothing, one after another
@@ -30,9 +30,10 @@ class FunctionsOptions:
     scale: str = "1"
     queries: tuple[int, ...] = tuple(range(1, 23))
     repeats: int = 2
-    cost_queries: tuple[int, ...] = (1, 3, 4, 5, 6, 9, 12, 14, 18, 21)
+    place_s: float = 45.0
+    cost_queries: tuple[int, ...] = (1, 3, 4, 6, 9, 14, 18, 21)
     starts: int = 5
-    echoes: int = 300
+    echoes: int = 200
     files: tuple[int, ...] = (1_000, 10_000, 100_000)
     dispatched: tuple[int, ...] = (100, 1_000, 5_000)
     statements: int = 20
@@ -42,5 +43,5 @@ class FunctionsOptions:
 
 OFFICIAL_FUNCTIONS = FunctionsOptions()
 SMOKE_FUNCTIONS = FunctionsOptions(
-    "0.01", (1, 3, 6), 1, (1, 6), 1, 20, (50,), (50,), 2, official=False
+    "0.01", (1, 3, 6), 1, 30.0, (1, 6), 1, 20, (50,), (50,), 2, official=False
 )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +87,9 @@ def _run_place(
     except PeerError as error:
         place.faults.update(dict.fromkeys(queries, f"does not start: {_short(error)}"))
         return
+    started = time.perf_counter()
     for number, sql in queries.items():
+        few = peer.name in PROGRAMS or time.perf_counter() - started > options.place_s
         answer, reference = (folder / f"{name}-{number}.arrow" for name in (peer.name, REFERENCE))
         try:
             peer.run(sql, save=answer, timeout_s=90)
@@ -94,7 +97,7 @@ def _run_place(
             if differs is not None:
                 place.faults[number] = f"another answer than one process: {differs}"
                 continue
-            for _ in range(options.repeats if peer.name not in PROGRAMS else 1):
+            for _ in range(1 if few else options.repeats):
                 before_s = tree_cpu_s(peer.pid)
                 place.runs[number] = run = peer.run(sql, timeout_s=90)
                 place.walls_s.setdefault(number, []).append(run.wall_s)
@@ -126,7 +129,8 @@ def _section(options: FunctionsOptions, found: Mapping[str, Place], numbers: Seq
         "tpch",
         f"TPC-H as tasks, scale factor {options.scale}",
         facts=[
-            f"Wall is the median of {options.repeats} after a warm-up, from the SQL text to an Arrow table, on the "
+            f"Wall is the median of {options.repeats} after a warm-up (of one, once a place has taken "
+            f"{options.place_s:.0f} s), from the SQL text to an Arrow table, on the "
             "same Parquet files of this machine's disk (tpchgen-cli, one file a table). CPU is user and system of all "
             "processes. Tasks, bytes moved (messages, replies, pages) and cost are those of the receipts.",
             "Every statement that can runs as tasks (`functions: fan-out`); left to itself the service keeps those of "
