@@ -119,6 +119,12 @@ def _running(layers: list[str], leaf: str) -> FirnlineError:
             "the statement needs more memory than its limit; ask for less, or raise the memory limit",
             reason=_first_line(leaf),
         )
+    if "disk space during the spilling" in leaf or "No space left on device" in leaf:
+        return LimitError(
+            "the statement needs more disk for what does not fit into memory than there is; ask for less, raise the "
+            "memory limit, or give it a larger disk",
+            limit="spill", reason=_first_line(leaf),
+        )  # fmt: skip
     if found := re.match(r"Object at location (\S+) not found", leaf):
         return NotFoundError("a data file is missing", file=found.group(1))
     if {"Object Store error", "Generic S3 error"} & set(layers):

@@ -21,6 +21,7 @@ from datafusion import ExecutionPlan, RuntimeEnvBuilder, SessionConfig, SessionC
 from datafusion.catalog import CatalogProvider, SchemaProvider, Table
 
 from functions.object_stores import BucketClients
+from functions.spill import bound_spill, spill_bytes
 from storage.blobs.s3_options import S3Options
 from storage.clock import Clock
 
@@ -112,6 +113,7 @@ class Session:
         self.footers: set[str] = set()
         """Files in object stores whose footers the engine has read (`functions.engine_reads`)."""
         self.context = SessionContext(_config(options), _runtime(options))
+        bound_spill(self.context, spill_bytes(options.spill_dir))
         self._buckets = BucketClients(self.context, options.s3, clock)
         self._functions: set[str] = set()
         self._options_now: Mapping[str, str] = _UNCUT
