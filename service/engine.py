@@ -26,6 +26,7 @@ from functions.execute import metrics_of, stream
 from functions.index.models import Models
 from functions.session import Session
 from functions.tail import Tails
+from service.answer_schema import retyped
 from service.blame import name_the_file
 from service.caches import count_caches
 from service.commands import run_command
@@ -33,7 +34,8 @@ from service.cost import Prices
 from service.explain import explained
 from service.loading import Known, Loaded, Loading, TableName
 from service.parse import Parsed, parse
-from service.planner import Planned, Planner, retyped
+from service.planned import Planned
+from service.planner import Planner
 from service.point import point_query, run_point
 from service.query import Query
 from service.reading import Reading

@@ -16,7 +16,7 @@ from functions.session import Session
 from storage.errors import LimitError
 
 if TYPE_CHECKING:
-    from service.planner import Planned
+    from service.planned import Planned
 
 __all__ = ["filled_table"]
 
@@ -46,7 +46,7 @@ async def filled_table(session: Session, planned: Planned, gaps: Gaps) -> Table:
 
 
 async def _batches(session: Session, planned: Planned) -> AsyncGenerator[pa.RecordBatch, None]:
-    from service.planner import retyped
+    from service.answer_schema import retyped
 
     for batch in planned.rows:
         yield batch

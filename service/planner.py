@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from datafusion import DataFrame, ExecutionPlan, LogicalPlan, SessionContext
+from datafusion import DataFrame, LogicalPlan, SessionContext
 from datafusion.catalog import Table
 
 from catalog.tables import DEFAULT_NAMESPACE, TableEntry
@@ -19,16 +19,17 @@ from functions.errors import is_panic, translate
 from functions.predicate import TableFilter
 from functions.predicate import scans as scans_of
 from functions.prune import may_match
-from functions.records import plain
 from functions.scan import TableScan
 from functions.session import CATALOG, OWN_FUNCTIONS, READ_ONLY, TIME_WORDS, Names, stub
+from service.answer_schema import answered, retyped, settled, without_metadata
 from service.coordinate.tasks import SHUFFLED_TASKS_MAX, Tasks
 from service.exact import bind, exact_literals, with_noise
 from service.explain import with_tables
 from service.listing import listing
 from service.loading import Loaded, Loading, TableName
-from service.own_functions import called, shown_name, with_types
+from service.own_functions import called, with_types
 from service.parse import Parsed, TableRef
+from service.planned import Planned
 from service.reading import Reading
 from service.route import Routed
 from service.statement import Statement
@@ -43,36 +44,10 @@ if TYPE_CHECKING:
     from functions.statement_time import Moment
     from service.coordinate.fan_out import FanOut
 
-__all__ = ["Planned", "Planner", "retyped"]
+__all__ = ["Planner"]
 
 _NAMES_TABLES = frozenset(("from", "table", "show", "describe", "desc"))
 """A statement without any of these words names no table, and needs no catalog."""
-
-
-@dataclass
-class Planned:
-    """A statement ready to run: rows that planning already gave, the plan of the others, and the tables it reads."""
-
-    schema: pa.Schema
-    plan: ExecutionPlan | None = None
-    rows: Sequence[pa.RecordBatch] = ()
-    scans: Mapping[str, TableScan] = field(default_factory=dict)
-    late: bool = False
-    """Whether its scans filter while they decode."""
-    tables: Mapping[TableName, Loaded] = field(default_factory=dict)
-    """By the names of the plan."""
-    stages: Stages | None = None
-    """What runs in place of ``plan``: tasks on workers."""
-
-    @property
-    def remote(self) -> bool:
-        """Whether a file that it scans lies in an object store."""
-        return any(scan.snapshot.location.startswith("s3://") for scan in self.scans.values())
-
-    @property
-    def locations(self) -> list[str]:
-        """The files that it scans."""
-        return [location for scan in self.scans.values() for location in scan.files]
 
 
 class Planner:
@@ -307,7 +282,7 @@ class Planner:
             self._failure = self._failure or found
             return None
         self._asked.add(name)
-        return stub(_plain(found.snapshot.schema))
+        return stub(without_metadata(found.snapshot.schema))
 
     def _names(self, table: Any) -> Names:
         def lookup(namespace: str, name: str) -> Table | None:
@@ -403,7 +378,7 @@ class Planner:
         with self._session.planning(self._names(table), remote=remote) as context:
             try:
                 frame = self._frame(context, self._text)
-                schema = _answered(_coerced(context, frame))
+                schema = answered(settled(context, frame))
                 shown = {self._shown(name): scan for name, scan in used.items()}
                 first = [with_tables(schema, shown, self._tasks.describe(stages))] if self._parsed.explained else []
                 loaded = {name: self._loaded(name) for name in used}
@@ -454,7 +429,7 @@ class Planner:
         with self._session.planning(self._names(table)) as context:
             try:
                 frame = self._frame(context, self._text)
-                schema = _answered(_coerced(context, frame))
+                schema = answered(settled(context, frame))
                 return Planned(schema, rows=[retyped(batch, schema) for batch in frame.collect()])
             except BaseException as error:
                 raise self._translated(error) from error
@@ -471,38 +446,3 @@ def _has_decimals(table: Loaded | FirnlineError) -> bool:
     if isinstance(table, FirnlineError):
         return False
     return any(pa.types.is_decimal(field.type) or pa.types.is_nested(field.type) for field in table.snapshot.schema)
-
-
-def _plain(schema: pa.Schema) -> pa.Schema:
-    """Return the schema without metadata at any level, which is ours and not the client's."""
-    return pa.schema([plain(each) for each in schema])
-
-
-_VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
-
-
-def _coerced(context: SessionContext, frame: DataFrame) -> pa.Schema:
-    """Return the schema of the frame's rows.
-
-    The engine settles the types of a union only when it optimizes: until then a NULL in its first branch has none.
-    """
-    schema: pa.Schema = frame.schema()
-    if not any(pa.types.is_null(each.type) for each in schema):
-        return schema
-    optimized = context.create_dataframe_from_logical_plan(frame.optimized_logical_plan()).schema()
-    return pa.schema([pa.field(a.name, b.type, b.nullable) for a, b in zip(schema, optimized, strict=True)])
-
-
-def _answered(schema: pa.Schema) -> pa.Schema:
-    """Return the schema of an answer: without metadata, and view types, which many clients cannot take, plain."""
-    fields = [each.with_name(shown_name(each.name)).with_type(_VIEWS.get(each.type, each.type)) for each in schema]
-    return _plain(pa.schema(fields))
-
-
-def retyped(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Return the engine's batch with exactly ``schema``, which differs at most in view types and metadata."""
-    columns = [
-        column.cast(field.type) if column.type in _VIEWS else column
-        for column, field in zip(batch.columns, schema, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
