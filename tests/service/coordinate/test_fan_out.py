@@ -18,6 +18,7 @@ from functions.invoke import InvokerLimits
 from functions.session import _UNCUT
 from functions.stages import DISTRIBUTED_OPTIONS, broadcast_options
 from functions.task_worker import TaskWorkerSettings, open_task_runner
+from functions.tasks import decode_task
 from service.coordinate.tasks import SHUFFLED_TASKS_MAX, Tasks
 from service.executor import InlineExecutor
 from service.settings import FunctionAccess
@@ -96,6 +97,35 @@ async def test_statements_give_the_rows_of_one_process(lake: Lake) -> None:
             assert receipt.cost_usd > 0
             assert receipt.task_cpu_ms > 0
     assert not list(lake.folder.glob("_firnline/results/*/*"))
+
+
+async def test_every_kind_of_piece_is_sent_and_says_what_it_mostly_does(tmp_path: Path) -> None:
+    statements = {
+        "scan": "SELECT k, v FROM t WHERE v < 30",
+        "aggregate": "SELECT g, sum(v) FROM t GROUP BY g",
+        "join": "SELECT name, v FROM t JOIN names USING (k)",
+        "sort": "SELECT k, v FROM t ORDER BY v DESC, k, g LIMIT 20",
+        "merge": "SELECT k FROM t UNION ALL SELECT k FROM names",
+        "query": "SELECT v FROM t WHERE random() >= 0",
+    }
+    access = FunctionAccess(place="inline", broadcast_bytes=0)
+    async with open_lake(tmp_path, functions=access) as lake:
+        await _filled(lake)
+        coordinator = lake.engine._fan_out
+        assert coordinator is not None
+        kinds: set[str] = set()
+
+        async def before(_number: int, message: bytes) -> bytes:
+            kinds.add(decode_task(message, coordinator._options.secret, 0).kind)
+            return message
+
+        coordinator._invoker = FaultyInvoker(await coordinator.invoker(), before)
+        for kind, sql in statements.items():
+            kinds.clear()
+            wanted, _ = await ask(lake, sql, functions="inline")
+            got, _ = await ask(lake, sql)
+            assert kind in kinds, (kind, kinds)
+            assert_same(got, wanted, ordered=kind == "sort")
 
 
 async def test_rows_that_are_many_go_through_pages_that_are_deleted(lake: Lake) -> None:
