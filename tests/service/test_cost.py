@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.coordinate.choose import TASK_BYTES, choose
+from service.coordinate.terms import Tally
 from service.cost import ENGINE_BYTES_PER_S, ENGINE_GETS, GET_BYTES, Prices, check_cost, estimate, prices_of
 from storage.errors import InvalidError, LimitError
 
@@ -59,3 +60,13 @@ def test_workers_that_are_no_more_than_the_cores_here_are_used_only_when_asked_f
     assert choose("fan-out", 100 * GB, concurrency=2, n_cores=2).n_tasks == 2
     assert choose("fan-out", 0, concurrency=8, n_cores=2).n_tasks == 2
     assert choose("fan-out", 0, concurrency=8, n_cores=2, tasks_max=1).n_tasks == 1
+
+
+def test_memory_is_reckoned_as_the_platform_bills_it_and_else_as_the_worker_held_it() -> None:
+    billed, held = Tally(), Tally()
+    billed.add_usage({"wall_ms": 1000.0, "memory_mb": 300.0, "billed_memory_mb": 1769.0})
+    held.add_usage({"wall_ms": 1000.0, "memory_mb": 300.0})
+    assert (billed.gb_s, held.gb_s) == pytest.approx((1769 / 1024, 300 / 1024))
+    billed.add_lost(2.0)
+    assert billed.gb_s == pytest.approx(3 * 1769 / 1024)
+    assert billed.usage["billed_memory_mb"] == 1769.0
