@@ -19,7 +19,8 @@ INTRODUCTION = """# Benchmarks of functions
 
 The last full run of `make bench-functions` (`python -m benchmarks.functions`), as it printed it. Every place where
 tasks run, and every other engine, ran in that run, on that machine and on the same files.
-`--only start,overhead,coordinator,cost,tpch` runs some of it, `--quick` all of it on tiny data.
+`--only start,overhead,coordinator,cost,tpch` runs some of it, `--quick` all of it on tiny data, `--scale 10` a few
+queries on ten times the data (4 GB of disk).
 On one machine all workers share its cores: what tasks cost is seen here, and not what more machines gain.
 """
 

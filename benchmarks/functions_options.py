@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.machine import REPOSITORY
@@ -39,6 +39,12 @@ class FunctionsOptions:
     statements: int = 20
     official: bool = True
     build: Path = REPOSITORY / "build"
+
+    def scaled(self, scale: str) -> FunctionsOptions:
+        """Return them for another scale factor; past 1 with few queries, which one machine ends in minutes."""
+        if float(scale) <= 1:
+            return replace(self, scale=scale, official=self.official and scale == self.scale)
+        return replace(self, scale=scale, queries=(1, 3, 6, 12, 18), cost_queries=(1, 3, 6), repeats=1, official=False)
 
 
 OFFICIAL_FUNCTIONS = FunctionsOptions()

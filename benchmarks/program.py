@@ -35,6 +35,8 @@ def run_program(program: Program, arguments: Sequence[str] | None = None) -> int
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{program.name}", description=program.summary)
     parser.add_argument("--only", help=f"comma-separated sections of {known}")
     parser.add_argument("--quick", action="store_true", help="a smoke run on tiny data; writes no page by itself")
+    if isinstance(program.official, FunctionsOptions):
+        parser.add_argument("--scale", help="scale factor of TPC-H, such as 10; past 1 a few queries, once each")
     parser.add_argument("--write", type=Path, help=f"where the page goes (a full official run: {PAGE})")
     asked = parser.parse_args(arguments)
     names = asked.only.split(",") if asked.only else list(program.sections)
@@ -42,6 +44,8 @@ def run_program(program: Program, arguments: Sequence[str] | None = None) -> int
     if unknown:
         parser.error(f"unknown sections {', '.join(unknown)}; choose from {known}")
     options = program.smoke if asked.quick else program.official
+    if isinstance(options, FunctionsOptions) and asked.scale:
+        options = options.scaled(asked.scale)
     machine = describe_machine()
     print("\n".join(machine) + "\n")
     sections = run_sections(names, options, prefix=f"{program.name}_")
