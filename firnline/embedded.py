@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from firnline.transport import Answer, Params, split_name
 from service.executor import InlineExecutor
 from service.progress import Progress, may_tell, progress_of
 from service.statement import KeyLookup, Limits, Receipt, Result, Route, Runner, Statement
+from service.streams import close_stream
 from storage.clock import Clock
 from storage.errors import UnsupportedError
 
@@ -59,6 +61,7 @@ class EmbeddedTransport:
         self._writer_opens = threading.Lock()
         self._open_kv = open_kv
         self._telling: Statement | None = None
+        self._answers: weakref.WeakSet[_EmbeddedAnswer] = weakref.WeakSet()
         self._loop = BackgroundLoop()
         try:
             self._stop, runner, self._held = self._loop.run(_open(open_runner))
@@ -100,7 +103,9 @@ class EmbeddedTransport:
 
     def _start(self, statement: Statement) -> Answer:
         self._telling = statement if may_tell(statement.sql) else None
-        return _EmbeddedAnswer(self._loop, self._loop.run(self._runner.run(statement)))
+        answer = _EmbeddedAnswer(self._loop, self._loop.run(self._runner.run(statement)))
+        self._answers.add(answer)
+        return answer
 
     def append(self, table: str, rows: pa.Table, asked: Asked) -> Ingested:
         """Store the rows, all or none, and return once they are durable."""
@@ -129,6 +134,9 @@ class EmbeddedTransport:
 
     def close(self) -> None:
         """Cancel every statement, close the runner and end the thread."""
+        # One by one: their streams lie in one another, and a loop that ends closes all at once, which they refuse.
+        for answer in list(self._answers):
+            answer.close()
         if self._writer is not None:
             with contextlib.suppress(Exception):
                 self._loop.run(_end(self._writer[0], self._writer[2]))
@@ -219,5 +227,4 @@ async def _collect(result: Result) -> list[pa.RecordBatch]:
 
 
 async def _close(result: Result) -> None:
-    if isinstance(result.batches, AsyncGenerator):
-        await result.batches.aclose()
+    await close_stream(result.batches)

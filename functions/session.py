@@ -20,6 +20,7 @@ import pyarrow.dataset as ds
 from datafusion import ExecutionPlan, RuntimeEnvBuilder, SessionConfig, SessionContext, SQLOptions, udf
 from datafusion.catalog import CatalogProvider, SchemaProvider, Table
 
+from functions.native_threads import settle_at_exit
 from functions.object_stores import BucketClients
 from functions.spill import bound_spill, spill_bytes
 from storage.blobs.s3_options import S3Options
@@ -109,6 +110,7 @@ class Session:
     """Wraps the process's `SessionContext`. Planning is serialised; execution is not."""
 
     def __init__(self, options: SessionOptions, clock: Clock) -> None:
+        settle_at_exit()
         self.options = options
         self.footers: set[str] = set()
         """Files in object stores whose footers the engine has read (`functions.engine_reads`)."""
