@@ -193,13 +193,16 @@ def plan(
     memory: Memory,
 ) -> LookupPlan:  # fmt: skip
     """Return what a look-up reads. Asks nothing of a store."""
+    every_file = bool(wanted.all())
     covered = np.zeros(len(snapshot.files), dtype=bool)
     reads: list[FileRead] = []
     n_segments = 0
     every = tuple(dict.fromkeys([*key_names(asked), *columns]))
     for by in coverage.segments:
         segment = by.segment
-        mine = _wanted(by.files, wanted)
+        mine = by.files >= 0
+        if not every_file:
+            mine[mine] = wanted[by.files[mine]]
         trusted = memory.trusted(segment)
         if trusted is not None:
             mine &= trusted
@@ -220,14 +223,6 @@ def plan(
         sum(_n_blocks(each) for each in reads), sum(len(each.read.ranges) for each in reads),
         sum(each.read.n_bytes for each in reads),
     )  # fmt: skip
-
-
-def _wanted(files: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return bool[f]: files of a segment that are covered and wanted."""
-    mine = files >= 0
-    if not wanted.all():
-        mine[mine] = wanted[files[mine]]
-    return mine
 
 
 def key_names(asked: Pinned | KeyRange) -> list[str]:
