@@ -25,8 +25,8 @@ from urllib.parse import urlsplit
 
 import stack_data
 from stack_install import ensure_etcd, functions_here, localstack_python
-from stack_layout import Choices, Layout, StackError, chosen_ports, remembered_ports, write_private
-from stack_parts import BUCKET, Part, parts, shell_variables
+from stack_layout import Choices, Layout, StackError, choices_of, chosen_ports, remembered_ports, write_private
+from stack_parts import BUCKET, FILES_READY, Part, objects, parts, shell_variables
 from stack_process import Interrupts, end, read_record, running, start
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,6 +129,9 @@ class Stack:
 
     def _fill(self, url: str) -> None:
         """Bring the objects of the last time back, or start an empty lake where they are lost."""
+        if self._choices.s3 == "files":
+            (objects(self._layout) / BUCKET).mkdir(parents=True, exist_ok=True)
+            return
         if stack_data.is_filled(url):
             self._archive.unlink(missing_ok=True)
             return
@@ -156,6 +159,8 @@ class Stack:
 
     def _save(self) -> None:
         url = f"http://127.0.0.1:{remembered_ports(self._layout)['s3']}"
+        if _answers(url, FILES_READY):
+            return
         try:
             if stack_data.is_filled(url):
                 say(f"kept {stack_data.save(url, self._archive)} objects in {self._archive}")
@@ -242,9 +247,9 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "stack", help="where it keeps all it has")
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start what does not run")
-    up.add_argument("--s3", choices=("auto", "localstack", "moto"), default="auto")
-    up.add_argument("--functions", choices=("lambda", "http"), default="lambda")
-    up.add_argument("--workers", type=int, default=2, metavar="N", help="tasks at once")
+    up.add_argument("--s3", choices=("auto", "localstack", "moto", "files"))
+    up.add_argument("--functions", choices=("lambda", "http"))
+    up.add_argument("--workers", type=int, metavar="N", help="tasks at once")
     up.add_argument("--port", type=int, help="of the endpoint")
     down = commands.add_parser("down", help="end what was started")
     down.add_argument("--data", choices=("keep", "delete"), default="keep")
@@ -272,7 +277,10 @@ def main(arguments: Sequence[str]) -> int:
             if asked.command == "down":
                 Stack(layout, Choices()).down(delete_data=asked.data == "delete")
             else:
-                Stack(layout, Choices(asked.s3, asked.functions, asked.workers, asked.port)).up()
+                choices = choices_of(
+                    layout, s3=asked.s3, functions=asked.functions, n_workers=asked.workers, port=asked.port
+                )
+                Stack(layout, choices).up()
     except StackError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

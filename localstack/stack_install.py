@@ -50,11 +50,11 @@ def functions_here(choices: Choices, say: Say) -> Literal["lambda", "http"]:
 
 
 def localstack_python(root: Path, choices: Choices, say: Say) -> Path | None:
-    """Return the Python of LocalStack's environment, made if need be; None: moto is to be the S3 API, and why is said.
+    """Return the Python of LocalStack's environment, made if need be; None: another is the S3 API, and why is said.
 
     Raises `StackError` where LocalStack was asked for and cannot be had.
     """
-    if choices.s3 == "moto":
+    if choices.s3 in ("moto", "files"):
         return None
     home = root / ".tools" / "localstack"
     python, mark = home / "bin" / "python", home / f".installed-{LOCALSTACK}"

@@ -12,15 +12,16 @@ import secrets
 import socket
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = [
     "PORTS",
     "Choices",
     "Layout",
     "StackError",
+    "choices_of",
     "chosen_ports",
     "remembered_ports",
     "task_secret",
@@ -40,13 +41,13 @@ class StackError(Exception):
 class Choices:
     """What a stack is made of.
 
-    s3 : the S3 API; ``auto`` is LocalStack where its Python is found, else moto
+    s3 : the S3 API; ``auto`` is LocalStack where its Python is found, else moto; ``files`` keeps objects in a folder
     functions : where tasks run: Lambda functions under emulators, or ``firn worker``
     n_workers : emulators, or tasks at once of ``firn worker``
     port : of the endpoint; None: 8080, or another that is free
     """
 
-    s3: Literal["auto", "localstack", "moto"] = "auto"
+    s3: Literal["auto", "localstack", "moto", "files"] = "auto"
     functions: Literal["lambda", "http"] = "lambda"
     n_workers: int = 2
     port: int | None = None
@@ -78,6 +79,15 @@ class Layout:
         """Return the folder of what outlives the processes."""
         return self.folder / "data"
 
+    def etcd(self, choices: Choices) -> Path:
+        """Return the folder of etcd's data: a lake in files has objects of its own, and so a catalog of its own."""
+        return (self.files if choices.s3 == "files" else self.data) / "etcd"
+
+    @property
+    def files(self) -> Path:
+        """Return the folder of a lake in files."""
+        return self.data / "files"
+
     def record(self, part: str) -> Path:
         """Return the file of a part's process."""
         return self.folder / "run" / f"{part}.json"
@@ -107,6 +117,20 @@ def task_secret(layout: Layout) -> str:
     if not path.exists():
         write_private(path, secrets.token_urlsafe(32))
     return path.read_text().strip()
+
+
+def choices_of(layout: Layout, **asked: Any) -> Choices:
+    """Return what the stack is to be made of: what is asked now (None: nothing), else what was asked the last time."""
+    path = layout.folder / "choices.json"
+    try:
+        before = dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        before = {}
+    known = {each.name for each in fields(Choices)} - {"port"}
+    given = {name: value for name, value in asked.items() if value is not None}
+    chosen = {name: value for name, value in (before | given).items() if name in known}
+    write_private(path, json.dumps(chosen))
+    return Choices(**chosen, port=asked.get("port"))
 
 
 def remembered_ports(layout: Layout) -> dict[str, int]:

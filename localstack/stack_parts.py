@@ -16,9 +16,11 @@ from pathlib import Path
 from stack_layout import Choices, Layout, task_secret
 from stack_process import MARK
 
-__all__ = ["BUCKET", "FUNCTION", "LAKE", "Part", "parts", "shell_variables"]
+__all__ = ["BUCKET", "FILES_READY", "FUNCTION", "LAKE", "Part", "objects", "parts", "shell_variables"]
 
 BUCKET = "firnline"
+FILES_READY = "/_requests"
+"""A path that only the S3 API over files answers."""
 LAKE = f"s3://{BUCKET}/lake"
 FUNCTION = "firnline-worker"
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT")
@@ -73,15 +75,15 @@ def shell_variables(layout: Layout, ports: Mapping[str, int], choices: Choices) 
 def parts(layout: Layout, ports: Mapping[str, int], choices: Choices, localstack: Path | None) -> list[Part]:
     """Return the parts in the order in which they are started.
 
-    localstack : its Python, or None for moto
+    localstack : its Python, or None for moto, or files
     """
     mine = _own_environment(layout)
     ours = mine | {
         name: value for name, value in shell_variables(layout, ports, choices).items() if name != "STACK_URL"
     }
     return [
-        _s3(layout, ports["s3"], mine, localstack),
-        _etcd(layout, ports, mine),
+        _s3(layout, ports["s3"], mine, choices, localstack),
+        _etcd(layout.etcd(choices), ports, mine),
         Part(
             "wal", "the log service", (_FIRN, "wal", "--port", str(ports["wal"])), ours, _url(ports["wal"]), "/readyz"
         ),
@@ -99,7 +101,11 @@ def _own_environment(layout: Layout) -> dict[str, str]:
     return kept | local | {MARK: str(layout.folder), "PYTHONUNBUFFERED": "1"}
 
 
-def _s3(layout: Layout, port: int, mine: Mapping[str, str], localstack: Path | None) -> Part:
+def _s3(layout: Layout, port: int, mine: Mapping[str, str], choices: Choices, localstack: Path | None) -> Part:
+    if choices.s3 == "files":
+        command = (sys.executable, "-m", "benchmarks.s3_facade", "--port", str(port), "--root", str(objects(layout)))
+        environment = {**mine, "PYTHONPATH": str(layout.root)}
+        return Part("s3", "the S3 API, over files", command, environment, _url(port), FILES_READY)
     if localstack is None:
         command = (sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port))
         return Part("s3", "the S3 API, by moto", command, mine, _url(port), "/moto-api/")
@@ -117,10 +123,15 @@ def _s3(layout: Layout, port: int, mine: Mapping[str, str], localstack: Path | N
     return Part("s3", "the S3 API, by LocalStack", command, environment, _url(port), "/_localstack/health")
 
 
-def _etcd(layout: Layout, ports: Mapping[str, int], mine: Mapping[str, str]) -> Part:
+def objects(layout: Layout) -> Path:
+    """Return the folder whose folders are the buckets of an S3 API over files."""
+    return layout.files / "objects"
+
+
+def _etcd(folder: Path, ports: Mapping[str, int], mine: Mapping[str, str]) -> Part:
     client, peer = _url(ports["etcd"]), _url(ports["etcd-peer"])
     command = (
-        "etcd", "--name", "stack", "--data-dir", str(layout.data / "etcd"),
+        "etcd", "--name", "stack", "--data-dir", str(folder),
         "--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
         "--initial-advertise-peer-urls", peer, "--initial-cluster", f"stack={peer}",
         "--auto-compaction-mode", "periodic", "--auto-compaction-retention", "1h",

@@ -105,6 +105,22 @@ def test_an_object_store_that_was_killed_is_said_to_have_lost_the_lake(stack: Lo
     assert stack.sql("SELECT * FROM kept")["rows"] == [[7]]
 
 
+def test_a_lake_in_files_survives_that_everything_is_killed(fresh: LocalStack) -> None:
+    fresh.up("--s3", "files", "--functions", "http")
+    fresh.sql("CREATE TABLE kept (id BIGINT PRIMARY KEY)")
+    fresh.sql("INSERT INTO kept VALUES (1), (2)")
+    fresh.sql("OPTIMIZE kept")
+    fresh.sql("INSERT INTO kept VALUES (3)")
+    for part in reversed(_PARTS):
+        fresh.kill(part)
+    fresh.up()  # as the last time
+    assert fresh.sql("SELECT count(*) FROM kept")["rows"] == [[3]]
+    fresh.down()
+    assert not list((fresh.folder / "data").glob("*.tar"))
+    assert "objects back" not in fresh.up()
+    assert fresh.sql("SELECT count(*) FROM kept")["rows"] == [[3]]
+
+
 def test_two_stacks_run_side_by_side_and_one_command_at_a_time_works_on_one(
     stack: LocalStack, fresh: LocalStack
 ) -> None:
