@@ -32,6 +32,9 @@ PLACES = ("in process", "2 processes", "4 processes", "2 HTTP workers", "2 Lambd
 OTHERS = ("Sail", "Dask", "Ray Data")
 PROGRAMS = ("Dask", "Ray Data")
 """Engines without SQL: they run the queries that are written for them."""
+LEFT_OUT_S = 75.0
+"""A place that has taken so long leaves the rest of its queries out: the whole run is to end within a quarter of an
+hour. A quiet machine takes a third of it."""
 
 
 @dataclass
@@ -41,12 +44,14 @@ class Place:
     walls_s, cpus_s : query number → of its timed runs
     runs : query number → its last run
     faults : query number → why it has no time
+    left : queries that were not run, since the place took too long
     """
 
     walls_s: dict[int, list[float]] = field(default_factory=dict)
     cpus_s: dict[int, list[float]] = field(default_factory=dict)
     runs: dict[int, Run] = field(default_factory=dict)
     faults: dict[int, str] = field(default_factory=dict)
+    left: list[int] = field(default_factory=list)
 
     def wall_s(self, number: int) -> float:
         return median_of(self.walls_s.get(number, []))
@@ -89,6 +94,9 @@ def _run_place(
         return
     started = time.perf_counter()
     for number, sql in queries.items():
+        if time.perf_counter() - started > LEFT_OUT_S:
+            place.left.append(number)
+            continue
         few = peer.name in PROGRAMS or time.perf_counter() - started > options.place_s
         answer, reference = (folder / f"{name}-{number}.arrow" for name in (peer.name, REFERENCE))
         try:
@@ -124,7 +132,8 @@ def _section(options: FunctionsOptions, found: Mapping[str, Place], numbers: Seq
     official = options.official
     wrong = sum(len(found[name].faults) for name in PLACES)
     base = found[REFERENCE]
-    slower = found["2 processes"].total("wall_s", numbers) / base.total("wall_s", numbers)
+    both = [each for each in numbers if each in base.walls_s and each in found["2 processes"].walls_s]
+    slower = found["2 processes"].total("wall_s", both) / base.total("wall_s", both) if both else math.nan
     return Section(
         "tpch",
         f"TPC-H as tasks, scale factor {options.scale}",
@@ -140,11 +149,16 @@ def _section(options: FunctionsOptions, found: Mapping[str, Place], numbers: Seq
         ],
         tables=[_totals(found, numbers), _walls(found, numbers)],
         goals=[
-            Goal("queries as tasks without the answer of one process, all places", wrong, 0, official=official),
+            Goal("queries as tasks that failed or gave another answer, all places", wrong, 0, official=official),
             Goal("total wall, 2 processes ÷ in process, on one machine", _rounded(slower), 2.0, "×", official),
         ],
         notes=[
             *_lost(found, numbers),
+            *(
+                f"{name} left out {', '.join(f'Q{each}' for each in place.left)}: it had taken {LEFT_OUT_S:.0f} s"
+                for name, place in found.items()
+                if place.left
+            ),
             *(
                 f"{name}, query {number}: {fault}"
                 for name, place in found.items()
