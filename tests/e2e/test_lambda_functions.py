@@ -8,9 +8,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -26,6 +29,7 @@ from storage.log import AckMode
 from tests.support.events import event_of
 from tests.support.lambda_local import LocalLambda, local_lambda
 from tests.support.moto import create_bucket, free_port, moto_options, start_moto
+from tests.support.tcp_proxy import ReplyLosingProxy, proxy_to
 
 pytestmark = pytest.mark.e2e
 
@@ -175,8 +179,51 @@ def test_rows_that_one_environment_wrote_are_there_for_the_next_and_nobody_waits
     assert time.monotonic() - started < 15
 
 
+@contextmanager
+def cutting_proxy(url: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Run a proxy before a server, in a thread; yields its URL and what closes its connections."""
+    loop, stop, ready = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
+    found: list[ReplyLosingProxy] = []
+
+    async def run() -> None:
+        async with proxy_to(urlsplit(url).port or 80) as proxy:
+            found.append(proxy)
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(run()))
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield f"http://{found[0].endpoint}", lambda: loop.call_soon_threadsafe(found[0].cut) and None
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+def test_connections_that_broke_while_it_was_frozen_are_made_anew(tmp_path: Path) -> None:
+    with start_moto() as s3, cutting_proxy(s3) as (through, cut):
+        create_bucket(s3, "lake")
+        environment = {
+            "FIRN_LAKE": "s3://lake/l", "FIRN_LOG_ACK": "object", "AWS_ENDPOINT_URL_S3": through,
+            "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+        }  # fmt: skip
+        function = {"handler": "service.aws.endpoint", "environment": environment, "concurrency": 1, "timeout_s": 30}
+        with local_lambda(tmp_path, {"endpoint": function}) as here:
+            deployed = Deployed(here, s3, "s3://lake/l", "")
+            deployed.rows("CREATE TABLE t (k BIGINT) USING delta")
+            for k in range(3):
+                deployed.rows(f"INSERT INTO t VALUES ({k})")
+                cut()
+                assert deployed.rows("SELECT count(*) FROM t") == [[k + 1]]
+                cut()
+
+
 def test_a_statement_ends_before_its_function_does(deployed: Deployed) -> None:
-    deployed.rows("SELECT 1")
+    for _ in range(10):  # on a busy machine it may take all of its time to start
+        if deployed.sql("SELECT 1", function="brief").status_code == 200:
+            break
     found = deployed.sql(_SLOW, function="brief")
     assert (found.status_code, found.json()["title"]) == (408, "StatementTimeoutError")
     assert deployed.sql("SELECT 1", function="brief").status_code == 200

@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,28 @@ def test_a_statement_gets_the_time_that_is_left_and_no_more(function: LambdaEndp
 def test_some_time_is_kept_for_the_answer() -> None:
     assert [left_ms(Context(each)) for each in (1000, 10_000, 900_000)] == [800, 8000, 898_000]
     assert left_ms(Context(-5)) >= 0
+
+
+def test_a_plan_that_does_not_stop_is_answered_in_time_too(function: LambdaEndpoint) -> None:
+    started = time.monotonic()
+    crossed = "FROM range(3000) a, range(3000) b, range(3000) c WHERE a.value + b.value > c.value"
+    assert ask(function, f"SELECT count(*) {crossed}", Context(1000))[0] == 408
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("kind", ["rest", "balancer"])
+def test_events_of_a_rest_api_and_of_a_load_balancer_are_answered(function: LambdaEndpoint, kind: str) -> None:
+    context: dict[str, Any] = {"identity": {"sourceIp": "127.0.0.1"}, "http": {}}
+    if kind == "balancer":
+        context = {"elb": {"targetGroupArn": "arn:aws:elasticloadbalancing:us-east-1:1:targetgroup/x/1"}}
+    event = {
+        "httpMethod": "POST", "path": "/v1/sql", "resource": "/{proxy+}", "requestContext": context,
+        "headers": {"content-type": "application/json", "host": "x"}, "queryStringParameters": {},
+        "body": '{"sql": "SELECT 1 AS one"}', "isBase64Encoded": False,
+    }  # fmt: skip
+    found = function.handle(event, Context())
+    assert found["statusCode"] == 200
+    assert json.loads(found["body"])["rows"] == [[1]]
 
 
 def test_an_event_that_is_no_request_is_refused(function: LambdaEndpoint) -> None:
