@@ -146,16 +146,31 @@ async def refresh(
 
 
 async def _is_whole(parts: Maintenance, index: IndexEntry) -> bool:
-    """Tell whether all segments can be read, as far as is known; looked at once for each state of an index."""
+    """Tell whether all segments can be read and are of these very files; looked at once for each state of an index."""
     state = (index.table_id, index.name, index.revision)
     if state in parts.whole:
         return True
-    if any(isinstance(each, _UNREADABLE) for each in await parts.models.segments(index)):
+    found = await parts.models.segments(index)
+    if any(isinstance(each, _UNREADABLE) for each in found):
+        return False
+    if any(await asyncio.gather(*(_is_of_others(parts.stores, each) for each in found if isinstance(each, Segment)))):
         return False
     if len(parts.whole) > _WHOLE_MAX:
         parts.whole.clear()
     parts.whole.add(state)
     return True
+
+
+async def _is_of_others(stores: Stores, segment: Segment) -> bool:
+    """Tell whether a file has not the etag that was indexed, though its name and size are the same: so it is with all
+    files of a lake that was restored from a copy. One file of the segment is asked about."""
+    known = next(((path, etag) for path, etag in zip(segment.paths, segment.etags, strict=True) if etag), None)
+    if known is None:
+        return False
+    try:
+        return (await stores.head(known[0])).etag != known[1]
+    except FirnlineError:  # it left the table, or cannot be asked now: nothing is known
+        return False
 
 
 async def _retype(parts: Maintenance, index: IndexEntry, columns: tuple[IndexColumn, ...]) -> IndexEntry:
@@ -200,10 +215,12 @@ class _Refresh:
 
     async def _plan(self, *, as_one: bool) -> tuple[list[Group], tuple[SegmentRef, ...]]:
         refs = self.index.segments
-        found = await self.parts.models.segments(self.index)
-        for each in found:
+        found = list(await self.parts.models.segments(self.index))
+        for at, each in enumerate(found):
             if isinstance(each, FirnlineError) and not isinstance(each, _UNREADABLE):
                 raise each
+            if isinstance(each, Segment) and await _is_of_others(self.parts.stores, each):
+                found[at] = CorruptError("the segment is of files that were replaced", segment=refs[at].id)
         coverage = match(self.index, self.snapshot, self.names, found)
         files = self.snapshot.files
         covered = [_files_of(coverage, each) for each in found]
