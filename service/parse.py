@@ -15,7 +15,6 @@ Statements that change the catalog are recognised here and parsed in `service.co
 from __future__ import annotations
 
 import datetime as dt
-import decimal
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from service.cursor import Cursor, Span
 from service.distinct import check_distinct_from
 from service.lexer import Token, place, tokenize
+from service.parameters import bind, given, named
 from service.shape import check_shape
 from storage.errors import InvalidError, SqlError, TooLargeError, UnsupportedError
 from storage.tables.snapshot import At
@@ -136,7 +136,7 @@ def parse(sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None, *, 
     rewriter = _Rewriter(sql, tokens, params, _columns_limit(tokens) if writes else 0)
     text, refs = rewriter.run()
     used = {token.text[1:] for token in tokens if token.kind == "param"} | rewriter.used_names
-    bound = _bind({name: value for name, value in _given(params).items() if name in used} if is_part else params, used)
+    bound = bind({name: value for name, value in given(params).items() if name in used} if is_part else params, used)
     if not writes:
         tokens = [
             token for token in tokens if not any(part.start <= token.start < part.limit for part in rewriter.parts)
@@ -209,42 +209,6 @@ def _explained(tokens: list[Token]) -> int:
     return tokens[position].start if position < len(tokens) else 0
 
 
-def _named(params: Sequence[Any] | Mapping[str, Any] | None) -> Mapping[str, Any]:
-    return {str(key).lstrip(":$"): value for key, value in params.items()} if isinstance(params, Mapping) else {}
-
-
-def _bind(params: Sequence[Any] | Mapping[str, Any] | None, used: set[str]) -> dict[str, Any]:
-    if params is None:
-        given: dict[str, Any] = {}
-    elif isinstance(params, Mapping):
-        given = dict(_named(params))
-    elif isinstance(params, (str, bytes)):
-        raise InvalidError("params must be a list for $1, $2, … or an object for :name", got=type(params).__name__)
-    else:
-        given = {str(number): value for number, value in enumerate(params, 1)}
-    for name in sorted(used - given.keys()):
-        raise InvalidError("the statement uses a parameter that params does not give", parameter=f"${name}")
-    for name in sorted(given.keys() - used):
-        raise InvalidError("params gives a parameter that the statement does not use", parameter=name)
-    return {name: _sized(name, value) for name, value in given.items()}
-
-
-def _given(params: Sequence[Any] | Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Return the parameters by name; those of a list are named by their numbers."""
-    if params is None or isinstance(params, (str, bytes, Mapping)):
-        return _named(params if isinstance(params, Mapping) else None)
-    return {str(number): value for number, value in enumerate(params, 1)}
-
-
-def _sized(name: str, value: Any) -> Any:
-    """Return an integer past 64 bits as a decimal, which the engine takes."""
-    if type(value) is not int or -(1 << 63) <= value < 1 << 63:
-        return value
-    if abs(value) >= 10**38:
-        raise InvalidError("an integer parameter has more than 38 digits", parameter=f"${name}")
-    return decimal.Decimal(value)
-
-
 class _Rewriter:
     """Walks the tokens once, from ``start`` on, and collects replacements."""
 
@@ -252,7 +216,7 @@ class _Rewriter:
         self, sql: str, tokens: list[Token], params: Sequence[Any] | Mapping[str, Any] | None, start: int = 0
     ) -> None:
         self.sql, self.tokens, self.params, self.start = sql, tokens, params, start
-        self.named = _named(params)
+        self.named = named(params)
         self.parts: list[Span] = []
         self.refs: dict[str, TableRef] = {}
         taken = {token.name for token in tokens if token.kind in ("word", "quoted")}
@@ -331,7 +295,7 @@ class _Rewriter:
         from service.parse_gap_fill import read_call
 
         cursor = Cursor(self.sql, self.tokens, position + 2)
-        part, gaps, used = read_call(cursor, _given(self.params))
+        part, gaps, used = read_call(cursor, given(self.params))
         text = self.sql[part.start : part.limit]
         if len(re.findall("gap_fill", text, re.IGNORECASE)) > _GAPS_MAX:
             raise TooLargeError("calls of gap_fill are nested too deeply", limit=_GAPS_MAX)
