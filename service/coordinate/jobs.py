@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from catalog.indexes import INLINE_BYTES_MAX, IndexEntry, SegmentRef
 from catalog.kv import KV
 from catalog.tables import TableEntry, Tables
+from functions import tracing
 from functions.catalog_part import catalog_part
 from functions.compact import Merging
 from functions.exchange import delete_results, read_pages, results_prefix
@@ -150,16 +151,18 @@ class Jobs:
                 await asyncio.sleep(wait_s)
 
     async def _attempt(self, task: Task) -> Reply:
-        invoker = await self._workers.open_invoker()
-        message = encode_task(task, self._workers.secret)
-        data = await invoker.invoke(message, timeout_ms=self._workers.timeout_ms)
-        try:
-            reply = decode_reply(data, self._workers.secret, task)
-        except CorruptError as error:
-            raise _ReplyError(error.message, **error.facts) from None
-        if reply.error is not None:
-            raise from_wire(dict(reply.error))
-        return reply
+        about: tracing.Attributes = {"firnline.task_id": task.statement_id, "firnline.attempt": task.attempt}
+        with tracing.span(f"task {task.kind}", about, kind="client") as span:
+            invoker = await self._workers.open_invoker()
+            message = encode_task(replace(task, traceparent=span.traceparent), self._workers.secret)
+            data = await invoker.invoke(message, timeout_ms=self._workers.timeout_ms)
+            try:
+                reply = decode_reply(data, self._workers.secret, task)
+            except CorruptError as error:
+                raise _ReplyError(error.message, **error.facts) from None
+            if reply.error is not None:
+                raise from_wire(dict(reply.error))
+            return reply
 
     async def _clean(self, prefix: str) -> None:
         try:
