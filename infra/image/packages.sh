@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what uv.lock pins into $UV_PROJECT_ENVIRONMENT: what the four roles need, AWS's runtime client, and no tests.
+# Installs what uv.lock pins into $UV_PROJECT_ENVIRONMENT: what the four roles need, with AWS's runtime client, and no tests.
 set -eu
 if [ -f /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi
 if [ -f /run/secrets/uv ]; then export UV_CONFIG_FILE=/run/secrets/uv; fi
@@ -11,11 +11,6 @@ for extra in s3 etcd iceberg iceberg-catalogs delta kernels functions otel serve
 done
 # shellcheck disable=SC2086
 uv sync --frozen --quiet --no-dev --no-install-project --python "$python" $extras
-
-# AWS's runtime client stands among the development packages, where its version is pinned.
-uv export --frozen --quiet --no-hashes --no-header --no-annotate --only-group dev --no-emit-project |
-  grep -E '^(awslambdaric|simplejson|snapshot-restore-py)==' > /tmp/lambda.txt
-uv pip install --quiet --no-deps --python "$UV_PROJECT_ENVIRONMENT/bin/python" -r /tmp/lambda.txt
 
 # Packages bring their own tests, headers and static libraries.
 cd "$UV_PROJECT_ENVIRONMENT/lib/python3.11/site-packages"
