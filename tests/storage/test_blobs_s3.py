@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks.http_server import Request, Response
 from benchmarks.s3_facade import S3Facade, serve
-from benchmarks.s3_listing import xml_error
+from benchmarks.s3_listing import list_objects, xml_error
 from storage.blobs.ranges import coalesce
 from storage.blobs.s3 import S3Blobs
 from storage.blobs.s3_options import S3Options
@@ -541,3 +541,19 @@ def test_options_show_no_secret() -> None:
 )
 def test_the_endpoint_follows_region_and_addressing(options: S3Options, endpoint: str) -> None:
     assert options.endpoint_of("bkt") == endpoint
+
+
+async def test_a_listing_in_pages_that_are_short_is_whole(
+    facade: S3Facade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "benchmarks.s3_facade.list_objects",
+        lambda bucket, folder, query: list_objects(bucket, folder, {**query, "max-keys": "7"}),
+    )
+    keys = [f"x/{number:03}" for number in range(50)]
+    async with opened(facade) as blobs:
+        for key in keys:
+            await blobs.put(key, b"1")
+        facade.counts.clear()
+        assert [meta.key async for meta in blobs.list("x/")] == keys
+    assert facade.counts["LIST"] == 8
