@@ -84,9 +84,12 @@ class Answer:
 
 
 class Environment:
-    """One emulator and what runs under it. Use `invoke` from one task at a time."""
+    """One emulator and what runs under it. Use `invoke` from one task at a time.
 
-    def __init__(self, function: Function, emulator: Path, number: int) -> None:
+    ports : those of all environments of the front
+    """
+
+    def __init__(self, function: Function, emulator: Path, number: int, ports: set[int]) -> None:
         self.function, self.number = function, number
         self.n_starts = self.n_invocations = 0
         self.busy = False
@@ -94,7 +97,7 @@ class Environment:
         self._emulator = emulator
         self._process: asyncio.subprocess.Process | None = None
         self._scratch = tempfile.TemporaryDirectory(prefix=f"{function.name}-{number}-", ignore_cleanup_errors=True)
-        self._port = 0
+        self._ports, self._own, self._port = ports, set[int](), 0
 
     @property
     def pid(self) -> int | None:
@@ -144,7 +147,10 @@ class Environment:
 
     async def _start(self) -> None:
         await self.stop()
-        self._port, api = _free_ports()
+        self._ports -= self._own
+        self._own = _free_ports(self._ports)
+        self._ports |= self._own
+        self._port, api = self._own
         self.n_starts += 1
         self._process = await asyncio.create_subprocess_exec(
             str(self._emulator),
@@ -154,17 +160,19 @@ class Environment:
             env=self.function.variables(self._scratch.name), cwd=self.function.code,
             stdin=asyncio.subprocess.DEVNULL, stdout=sys.stderr.fileno(), preexec_fn=_die_with_parent,
         )  # fmt: skip
-        async with asyncio.timeout(_START_S):
-            while True:
-                try:
-                    _reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-                except OSError:
-                    if self._process.returncode is not None:
-                        raise ConnectionError(f"the emulator ended with {self._process.returncode}") from None
-                    await asyncio.sleep(0.01)
-                    continue
-                writer.close()
-                return
+        ends_s = asyncio.get_running_loop().time() + _START_S
+        while asyncio.get_running_loop().time() < ends_s:
+            if self._process.returncode is not None:
+                raise ConnectionError(f"the emulator ended with {self._process.returncode}")
+            try:
+                _reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            except OSError:
+                await asyncio.sleep(0.01)
+                continue
+            writer.close()
+            return
+        await self.stop()
+        raise ConnectionError(f"the emulator of {self.function.name} did not start within {_START_S:.0f} s")
 
     async def _watch_memory(self) -> None:
         """Kill a runtime that takes more memory than its function has, as Lambda does."""
@@ -199,11 +207,15 @@ def _is_error(payload: bytes) -> bool:
     return False
 
 
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as other:
-        for each in (one, other):
-            each.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
+def _free_ports(taken: set[int]) -> set[int]:
+    """Return two ports that nothing listens on, and that nobody else was given who does not listen yet."""
+    while True:
+        with socket.socket() as one, socket.socket() as other:
+            for each in (one, other):
+                each.bind(("127.0.0.1", 0))
+            found = {one.getsockname()[1], other.getsockname()[1]}
+        if not found & taken:
+            return found
 
 
 def _descendants(pid: int) -> list[int]:

@@ -56,8 +56,9 @@ class Front:
 
     def __init__(self, functions: Mapping[str, Function], binary: Path, idle_s: float) -> None:
         self.functions = dict(functions)
+        ports: set[int] = set()
         self.environments = {
-            name: [Environment(function, binary, number) for number in range(function.concurrency)]
+            name: [Environment(function, binary, number, ports) for number in range(function.concurrency)]
             for name, function in functions.items()
         }
         self._idle_s = idle_s
