@@ -25,7 +25,9 @@ __all__ = ["TableScans", "check_forced", "may_look_up", "n_bytes"]
 
 _CONDITIONS = frozenset(("where", "on", "having", "qualify"))
 """A statement without any of these words asks for no keys."""
-_COMPARES = _CONDITIONS | {"using", "natural", "in", "intersect", "except", "order", "min", "max"}
+_COMPARES = _CONDITIONS | {
+    "using", "natural", "in", "exists", "any", "some", "intersect", "except", "order", "min", "max",
+}  # fmt: skip
 """A statement without any of these words has nothing that statistics could prove."""
 _JOINS = frozenset(("join", "in", "exists", "any", "some", "all", "intersect", "except"))
 _LIMITS = frozenset(("limit", "fetch"))
