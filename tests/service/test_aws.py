@@ -18,7 +18,7 @@ from firnline.opening import engine_settings, serve_settings
 from firnline.settings import read
 from service.lambda_compactor import LambdaCompactor
 from service.lambda_endpoint import LambdaEndpoint, left_ms
-from storage.errors import InvalidError, NotFoundError
+from storage.errors import InvalidError, NotFoundError, UnavailableError
 from tests.support.events import event_of
 from tests.support.firn import environment
 
@@ -129,6 +129,22 @@ def test_a_pass_folds_what_was_written_and_one_that_is_cut_off_does_no_harm(
     assert ask(function, "SELECT count(*) FROM t")[1]["rows"] == [[2]]
     with pytest.raises(NotFoundError):
         LambdaCompactor(replace(settings, lake=str(tmp_path / "nothing"))).handle({}, Context())
+
+
+def test_a_table_that_cannot_be_compacted_is_named_and_stops_no_other(function: LambdaEndpoint, tmp_path: Path) -> None:
+    for name in ("good", "bad"):
+        ask(function, f"CREATE TABLE {name} (k BIGINT) USING delta")
+        ask(function, f"INSERT INTO {name} VALUES (1), (2)")
+    asyncio.set_event_loop(None)
+    [commit] = [
+        path for path in (tmp_path / "lake").rglob("*.json") if "bad" in str(path) and "_delta_log" in str(path)
+    ]
+    commit.write_text("{")
+    compactor = LambdaCompactor(engine_settings(str(tmp_path / "lake"), read({})))
+    with pytest.raises(UnavailableError, match=r"default\.bad") as caught:
+        compactor.handle({}, Context())
+    assert "default.good" not in str(caught.value)
+    assert ask(function, "SHOW HISTORY FROM good")[1]["row_count"] >= 2
 
 
 _PROGRAM = """
