@@ -19,7 +19,7 @@ from functions.plan_proto import SCANS, Kind, Node, fields_of, join_fields
 from functions.stage_aligned import Buckets, aligned, is_aligned
 from functions.stage_leaf import PARTITIONED, Leaf, leaf_node, reading_all, schema_of
 from functions.stage_parts import Exchange
-from functions.stage_weights import MEMORY_BYTES, is_heavy, is_small, memory_bytes
+from functions.stage_weights import MEMORY_BYTES, is_heavy, is_small, memory_bytes, scan_bytes
 from storage.errors import UnsupportedError
 
 __all__ = ["Cut", "Cutter", "Unaligned"]
@@ -27,6 +27,10 @@ __all__ = ["Cut", "Cutter", "Unaligned"]
 _TRUE: Final = join_fields([(2, join_fields([(1, 1)]))])
 """The literal ``true`` as an expression."""
 _INNER, _LEFT, _RIGHT, _FULL, _LEFT_SEMI, _LEFT_ANTI, _RIGHT_SEMI, _RIGHT_ANTI, _LEFT_MARK, _RIGHT_MARK = range(10)
+_KEYS = frozenset((3, 7))
+"""Fields of a join: its pairs of keys, and whether NULLs are equal."""
+REDUCED_BYTES = 16 << 20
+"""Files of a side from this size on are worth being looked through for partners before their rows are hashed."""
 _EMITS_LEFT = frozenset((_LEFT, _FULL, _LEFT_SEMI, _LEFT_ANTI, _LEFT_MARK))
 _APART = frozenset((
     Kind.PROJECTION, Kind.LOCAL_LIMIT, Kind.AGGREGATE, Kind.SORT, Kind.COALESCE_BATCHES, Kind.FILTER, Kind.WINDOW,
@@ -192,12 +196,17 @@ class Cutter:
         """
         n = probe.n_partitions
         build = self._visit(left.inputs[0] if left.kind == Kind.COALESCE_PARTITIONS and not left.number(2) else left)
-        sides = []
-        for side, child in ((1, build), (2, probe)):
-            keys = [dict(fields_of(each))[side] for each in node.data(3)]
-            hashed = _hash_repartition(child, [key for key in keys if isinstance(key, bytes)], n)
-            sides.append(self._exchanged(self._with_subqueries(hashed), "hash", n, child))
+        hashed = self._hashed(build, node, 1, n)
+        if node.number(4) != _FULL and scan_bytes(probe) > REDUCED_BYTES:
+            probe = _partners(node, hashed, probe)
+        sides = [hashed, self._hashed(probe, node, 2, n)]
         return replace(node.with_inputs(sides).with_field(6, PARTITIONED), n_partitions=n)
+
+    def _hashed(self, child: Node, join: Node, side: int, n: int) -> Node:
+        """Cut off a side of a join, hashed by the join's keys into ``n`` buckets."""
+        keys = [dict(fields_of(each))[side] for each in join.data(3)]
+        top = _hash_repartition(child, [key for key in keys if isinstance(key, bytes)], n)
+        return self._exchanged(self._with_subqueries(top), "hash", n, child)
 
     # Exchanges
 
@@ -241,6 +250,19 @@ class Cutter:
 
     def _schema(self, top: Node) -> pa.Schema:
         return schema_of(self.context, top)
+
+
+def _partners(join: Node, build: Node, probe: Node) -> Node:
+    """Return the rows of the probed side that have a key of the other, small side: only these are worth a shuffle.
+
+    The others change nothing where the join emits no rows of theirs. A semi-join before the rows are sent; source:
+    Bernstein, Chiu: "Using Semi-Joins to Solve Relational Queries", Journal of the ACM 28(1), 1981.
+    """
+    everything = reading_all(build)
+    if everything is None:  # rows without columns
+        return probe
+    fields = ((4, _RIGHT_SEMI), *((field, value) for field, value in join.fields if field in _KEYS))
+    return Node(Kind.HASH_JOIN, fields, ((1, everything), (2, probe)), probe.n_partitions)
 
 
 def _hash_repartition(child: Node, keys: Sequence[bytes], n: int) -> Node:

@@ -221,6 +221,21 @@ def test_a_join_that_keeps_rows_of_its_collected_side_is_partitioned(folder: Pat
     assert not stages.reason
 
 
+def test_rows_without_a_partner_are_not_shuffled_where_they_change_nothing(
+    folder: Path, alone: SessionContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = _registered(context_of(3), folder)
+    kept = "SELECT * FROM small s LEFT JOIN big b ON s.k = b.k"
+    assert [stage.kind for stage in split(context, plan_of(context, kept)).stages[:2]] == ["scan", "scan"]
+    monkeypatch.setattr("functions.stage_cut.REDUCED_BYTES", -1)
+    assert [stage.kind for stage in split(context, plan_of(context, kept)).stages[:2]] == ["scan", "join"]
+    whole = "SELECT * FROM small s FULL JOIN big b ON s.k = b.k"
+    assert [stage.kind for stage in split(context, plan_of(context, whole)).stages[:2]] == ["scan", "scan"]
+    for sql in (each for each in STATEMENTS if any(word in each for word in ("JOIN", "EXISTS", " IN (", "EXCEPT"))):
+        got, _ = run(context, sql)
+        assert_same(got, alone.sql(sql).to_arrow_table(), ordered=sql.rsplit(")", 1)[-1].count("ORDER BY") > 0)
+
+
 def test_not_in_is_one_task_and_says_why(folder: Path) -> None:
     context = _registered(context_of(3), folder)
     stages = split(context, plan_of(context, "SELECT name FROM small WHERE k NOT IN (SELECT k FROM big)"))
