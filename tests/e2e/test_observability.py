@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra" / "observability"
 PAGE = (ROOT / "docs" / "observability.md").read_text()
 ROWS = re.findall(r"^\| `([a-z_]+)` \| (\w+) \| ([^|]*) \| ([^|]*) \| (.*) \|$", PAGE, re.MULTILINE)
-WITHIN_S = 30.0
+WITHIN_S = 60.0
 
 
 def tool(name: str) -> str:
@@ -142,7 +142,11 @@ def test_a_real_prometheus_scrapes_all_and_evaluates_the_rules(deployment: dict[
     prometheus, port = tool("prometheus"), free_port()
     config = yaml.safe_load((INFRA / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "500ms", "evaluation_interval": "500ms"}
-    config["rule_files"] = [str(INFRA / name) for name in config["rule_files"]]
+    for name in config["rule_files"]:
+        rules = yaml.safe_load((INFRA / name).read_text())
+        for group in rules["groups"]:
+            group.pop("interval", None)  # half a minute is long for a test
+        (tmp_path / name).write_text(yaml.safe_dump(rules))
     for job in config["scrape_configs"]:
         job["static_configs"] = [{"targets": [deployment[job["job_name"]]]}]
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
@@ -157,8 +161,8 @@ def test_a_real_prometheus_scrapes_all_and_evaluates_the_rules(deployment: dict[
             assert {each["metric"]["job"] for each in eventually(client, "up == 1", 3)} == set(deployment)
             firing = client.get("alerts").json()["data"]["alerts"]
             assert not [each["labels"]["alertname"] for each in firing if each["state"] == "firing"]
-            rules = client.get("rules").json()["data"]["groups"]
-            assert not [rule for group in rules for rule in group["rules"] if rule["health"] == "err"]
+            groups = client.get("rules").json()["data"]["groups"]
+            assert not [rule for group in groups for rule in group["rules"] if rule["health"] == "err"]
     finally:
         process.terminate()
         process.wait(30)
