@@ -184,8 +184,11 @@ class HttpTransport:
     def _linked(self, response: httpx.Response) -> httpx.Response:
         """Return the answer of a function, which is elsewhere: it was too large for the platform."""
         with closing(response):
-            # Not built by the client: the store that it leads to must not see the token.
-            request = httpx.Request("GET", response.headers["Location"])
+            place = response.headers.get("Location", "")
+        if not place.startswith(("http://", "https://")):
+            raise CorruptError("the server says that its answer is elsewhere, and not where", location=place[:200])
+        # Not built by the client: the store that it leads to must not see the token.
+        request = httpx.Request("GET", place)
         try:
             found = self._client.send(request, stream=True)
         except httpx.HTTPError as error:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import firnline
@@ -18,6 +19,7 @@ from service.app import AppSettings
 from service.statement import Limits
 from storage.errors import (
     CancelledError,
+    CorruptError,
     IndeterminateError,
     InternalError,
     InvalidError,
@@ -201,6 +203,46 @@ def test_another_server_is_recognised_as_such() -> None:
         pytest.raises(firnline.NotFoundError, match="is the URL right"),
     ):
         lake.sql("SELECT 1")
+
+
+class Linked:
+    """A server whose answers are elsewhere; remembers what it was asked for there."""
+
+    def __init__(self, status: int, place: str | None = None) -> None:
+        self.status, self.place = status, place
+        self.seen: list[dict[bytes, bytes]] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await Misbehaving()(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        elsewhere = self.place if self.place is not None else f"http://{headers[b'host'].decode()}/bucket/body?sig=1"
+        status, body = 303, b"{}"
+        if scope["path"] == "/bucket/body":
+            self.seen.append(headers)
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, pa.schema([("n", pa.int64())])) as writer:
+                writer.write_table(pa.table({"n": [1, 2]}))
+            status, body = self.status, sink.getvalue().to_pybytes()
+        sent = [(b"location", elsewhere.encode()), (b"x-statement-id", b"s1")] if status == 303 else []
+        await send({"type": "http.response.start", "status": status, "headers": sent})
+        await send({"type": "http.response.body", "body": body})
+
+
+def test_an_answer_that_is_elsewhere_is_read_there_without_the_token() -> None:
+    server = Linked(200)
+    with serving(server) as url, connect(url, settings=Settings(), token="secret") as lake:
+        answer = lake.sql("SELECT 1")
+        assert answer.to_pylist() == [{"n": 1}, {"n": 2}]
+        assert answer.receipt.statement_id == "s1"
+    assert [b"authorization" in each for each in server.seen] == [False]
+
+
+def test_a_place_that_does_not_give_the_answer_says_so() -> None:
+    for server, kind in ((Linked(403), UnavailableError), (Linked(200, ""), CorruptError)):
+        with serving(server) as url, connect(url, settings=Settings()) as lake, pytest.raises(kind):
+            lake.sql("SELECT 1")
 
 
 def test_parameters_travel_as_json() -> None:
