@@ -94,7 +94,7 @@ def _run_place(
         return
     started = time.perf_counter()
     for number, sql in queries.items():
-        if time.perf_counter() - started > LEFT_OUT_S:
+        if time.perf_counter() - started > LEFT_OUT_S and peer.name != REFERENCE:
             place.left.append(number)
             continue
         few = peer.name in PROGRAMS or time.perf_counter() - started > options.place_s
@@ -113,7 +113,8 @@ def _run_place(
         except PeerError as error:
             place.faults[number] = _short(error)
             if not peer.alive():
-                place.faults.update({each: "the process died" for each in queries if each not in place.walls_s})
+                ended = {*place.walls_s, *place.faults}
+                place.faults.update({each: "the process is gone" for each in queries if each not in ended})
                 return
 
 
@@ -159,12 +160,7 @@ def _section(options: FunctionsOptions, found: Mapping[str, Place], numbers: Seq
                 for name, place in found.items()
                 if place.left
             ),
-            *(
-                f"{name}, query {number}: {fault}"
-                for name, place in found.items()
-                for number, fault in place.faults.items()
-                if name not in PROGRAMS or not fault.startswith("NotImplementedError")
-            ),
+            *_faults(found),
         ],
     )  # fmt: skip
 
@@ -196,6 +192,18 @@ def _walls(found: Mapping[str, Place], numbers: Sequence[int]) -> Table:
         n_tasks = str(tasks.receipt["tasks"]) if tasks is not None and tasks.receipt is not None else "–"
         rows.append([f"Q{number}", n_tasks, *(ms(place.wall_s(number)) for place in found.values())])
     return Table(["query", "tasks", *found], rows, "Milliseconds a query")
+
+
+def _faults(found: Mapping[str, Place]) -> list[str]:
+    """Say which queries have no time at a place, and why."""
+    by_fault: dict[tuple[str, str], list[int]] = {}
+    for name, place in found.items():
+        for number, fault in place.faults.items():
+            if name not in PROGRAMS or not fault.startswith("NotImplementedError"):
+                by_fault.setdefault((name, fault), []).append(number)
+    return [
+        f"{name}, {', '.join(f'Q{each}' for each in numbers)}: {fault}" for (name, fault), numbers in by_fault.items()
+    ]
 
 
 def _lost(found: Mapping[str, Place], numbers: Sequence[int]) -> list[str]:

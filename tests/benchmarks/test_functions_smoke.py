@@ -74,7 +74,7 @@ def test_totals_count_queries_that_a_place_answers_and_goals_the_others() -> Non
     found = dict.fromkeys((*PLACES, "Sail", "Dask", "Ray Data"), good) | {"2 processes": lost}
     section = tpch_section(SMOKE_FUNCTIONS, found, [1])
     assert not section.goals[0].met
-    assert "2 processes, query 1: another answer than one process: row 1" in section.notes
+    assert "2 processes, Q1: another answer than one process: row 1" in section.notes
     assert tpch_section(SMOKE_FUNCTIONS, found | {"2 processes": good}, [1]).goals[0].met
 
 
