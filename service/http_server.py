@@ -18,6 +18,7 @@ from storage.errors import InvalidError
 __all__ = ["Stops", "bound", "serve_app", "url_of"]
 
 _CUT_S = 2.0
+_ARRIVING_S = 0.05
 _KEEP_ALIVE_S = 75
 
 
@@ -63,6 +64,10 @@ class _Server(uvicorn.Server):
         self._announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        # Idle connections are closed next: one that was made a moment ago is not idle, its request is on the way.
+        await asyncio.sleep(_ARRIVING_S)
         stop = asyncio.get_running_loop().call_later(self._drain_s, self._runner.stop_all)
         try:
             await super().shutdown(sockets)
