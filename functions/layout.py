@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from functions import known_nan
 from functions.lookup_layout import GROUP_ROWS, block_rows, encoding
 from functions.transforms import transform_column
 from storage.clock import Clock
 from storage.errors import InvalidError
 from storage.stores import Stores, join
+from storage.tables import known_nan
 from storage.tables.snapshot import FIELD_ID, PHYSICAL_NAME
 from storage.tables.write import DataFile, PartitionField, TableSpec
 

@@ -51,7 +51,7 @@ class _Pruner:
                 return self._is_null(column, negated)
             case Compare(column, op, value):
                 nan = column not in numbers
-                return self._with_value(column, value, lambda stats, scalar: _compare(stats, op, scalar, nan))
+                return self._with_value(column, value, lambda bounds, scalar: _compare(bounds, op, scalar, nan))
             case StartsWith(column, prefix):
                 return self._starts_with(column, prefix)
             case In(column, values):
@@ -62,7 +62,7 @@ class _Pruner:
         if column in files.partitions:
             values = files.partitions[column]
             null_count = pa.array(np.where(np.asarray(pc.is_null(values)), _ALL, 0))
-            return ColumnStats(values, values, null_count)
+            return ColumnStats(values, values, null_count, self.everything)
         return files.stats(column)
 
     def _with_value(self, column: str, value: Any, compare: Callable[[_Bounds, pa.Scalar], pa.Array]) -> np.ndarray:
@@ -111,14 +111,16 @@ class _Pruner:
 class _Bounds:
     minimum: pa.Array
     maximum: pa.Array
+    without_nan: np.ndarray | None
 
 
 def _bounds(stats: ColumnStats) -> _Bounds:
     """Return the bounds in a type that can be compared; a bound of NaN is none."""
     if not pa.types.is_floating(stats.minimum.type):
-        return _Bounds(stats.minimum, stats.maximum)
+        return _Bounds(stats.minimum, stats.maximum, stats.without_nan)
     wide = [bound.cast(pa.float64()) for bound in (stats.minimum, stats.maximum)]
-    return _Bounds(*(pc.if_else(pc.is_nan(bound), pa.scalar(None, pa.float64()), bound) for bound in wide))
+    low, high = (pc.if_else(pc.is_nan(bound), pa.scalar(None, pa.float64()), bound) for bound in wide)
+    return _Bounds(low, high, stats.without_nan)
 
 
 def _scalar(value: Any, type_: pa.DataType) -> pa.Scalar | None:
@@ -136,14 +138,22 @@ def _compare(stats: _Bounds, op: str, value: pa.Scalar, nan: bool) -> pa.Array:
     """Return bool or null per file.
 
     Bounds leave NaN out, which the engine orders above every number, or below if its sign bit is set. So those of a
-    float column prove nothing about inequalities where ``nan`` may be wanted. It also orders -0.0 below 0.0, which
-    bounds do not tell apart.
+    float column prove nothing about inequalities where ``nan`` may be wanted, but of files that are known to hold none.
+    It also orders -0.0 below 0.0, which bounds do not tell apart.
     """
-    if pa.types.is_floating(value.type):
-        if nan and op != "=":
-            return pa.nulls(len(stats.minimum), pa.bool_())
-        if value.as_py() == 0.0:
-            op = {"<": "<=", ">": ">="}.get(op, op)
+    if not pa.types.is_floating(value.type):
+        return _within(stats, op, value)
+    if value.as_py() == 0.0:
+        op = {"<": "<=", ">": ">="}.get(op, op)
+    if op == "=" or not nan:
+        return _within(stats, op, value)
+    sure = stats.without_nan
+    none = pa.nulls(len(stats.minimum), pa.bool_())
+    return none if sure is None else pc.if_else(pa.array(sure), _within(stats, op, value), none)
+
+
+def _within(stats: _Bounds, op: str, value: pa.Scalar) -> pa.Array:
+    """Return bool or null per file, for values that the bounds say all of."""
     match op:
         case "=":
             return pc.and_kleene(pc.less_equal(stats.minimum, value), pc.greater_equal(stats.maximum, value))

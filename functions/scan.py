@@ -22,7 +22,6 @@ from datafusion.catalog import Table
 
 from functions.constant_floats import files_that_hide_nan
 from functions.errors import ReadError, translate
-from functions.known_nan import without_nan
 from functions.literals import identifier
 from functions.merge_scan import MergeScan
 from functions.scan_columns import filled_columns, is_plain, select_list
@@ -31,6 +30,7 @@ from functions.tail import TableTail
 from storage.errors import CorruptError, FirnlineError
 from storage.stores import Stores
 from storage.tables.footers import Footer, FooterCache
+from storage.tables.known_nan import without_nan
 from storage.tables.merge_on_read import Fetch, read_rows
 from storage.tables.project import constants_of
 from storage.tables.snapshot import LoadedDeletes, Snapshot
@@ -177,17 +177,17 @@ async def _sort(
     branches: dict[tuple[object, ...], _Branch] = {}
     selects: dict[tuple[object, ...], list[str] | str] = {}
     filled: dict[bytes, list[str]] = {}
-    known = _known_numbers(read) if with_nan else [frozenset[str]()] * len(read)
-    for index, footer, numbers in zip(native, read, known, strict=True):
+    known = _known_numbers(snapshot, native, read, with_nan)
+    for index, footer, (doubted, numbers) in zip(native, read, known, strict=True):
         if footer.metadata.num_rows == 0:
             continue
         if footer.fingerprint not in filled:
             filled[footer.fingerprint] = filled_columns(snapshot, footer.schema)
         constants = constants_of(snapshot, index)
         used = tuple(constants[name].as_py() if name in constants else None for name in filled[footer.fingerprint])
-        group = (footer.fingerprint, used, numbers)
+        group = (footer.fingerprint, used, doubted, numbers)
         if group not in selects:
-            selects[group] = select_list(snapshot, constants, footer.schema, with_nan, numbers)
+            selects[group] = select_list(snapshot, constants, footer.schema, doubted, numbers)
         columns = selects[group]
         if isinstance(columns, str):
             slow[index] = columns
@@ -207,12 +207,21 @@ async def _sort(
     return kept, slow
 
 
-def _known_numbers(footers: Sequence[Footer]) -> list[frozenset[str]]:
-    """Return for each file which of its columns are known to hold no NaN."""
-    known = [without_nan(footer.metadata) for footer in footers]
+def _known_numbers(
+    snapshot: Snapshot, indices: Sequence[int], footers: Sequence[Footer], with_nan: frozenset[str]
+) -> list[tuple[frozenset[str], frozenset[str]]]:
+    """Return for each file which columns of the table its snapshot does not know to be without NaN, and which columns
+    of the file its footer says are."""
+    if not with_nan or not indices:
+        return [(with_nan, frozenset())] * len(indices)
+    stats = {name: snapshot.files.stats(name) for name in with_nan}
+    sure = {name: each.without_nan for name, each in stats.items() if each is not None and each.without_nan is not None}
+    doubted = [frozenset(name for name in with_nan if name not in sure or not sure[name][at]) for at in indices]
+    known = list(zip(doubted, (without_nan(footer.metadata) for footer in footers), strict=True))
     if len(set(known)) <= KNOWN_NUMBERS_MAX:
         return known
-    return [frozenset.intersection(*known)] * len(known)
+    told = frozenset.intersection(*(numbers for _doubted, numbers in known))
+    return [(frozenset.union(*doubted), told)] * len(known)
 
 
 def file_url(location: str) -> str:

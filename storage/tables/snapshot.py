@@ -44,11 +44,14 @@ class ColumnStats:
 
     minimum, maximum : arrays of the column's logical type, length n_files
     null_count : int64 array, length n_files
+    without_nan : bool[n_files], files known to hold no NaN in a floating-point column; None: none is. Bounds leave NaN
+        out.
     """
 
     minimum: pa.Array
     maximum: pa.Array
     null_count: pa.Array
+    without_nan: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import json
 import math
+import struct
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from functions.known_nan import KEY, without_nan
+from storage.tables.known_nan import KEY, without_nan
+from tests.support.iceberg_build import File, IcebergBuilder, Manifest, column, with_ids
 from tests.support.lakes import Lake, open_lake
 from tests.support.managed import append, fold, make_table
 
@@ -55,6 +57,49 @@ async def test_row_groups_without_nan_are_still_pruned(tmp_path: Path, format_: 
             between[column] = lake.receipt.bytes_scanned
         assert above["whole"] < above["holed"] / 4, (above, between)
         assert max(between.values()) < above["holed"] / 4, (above, between)
+
+
+async def test_files_of_an_iceberg_table_are_pruned_by_columns_that_its_manifests_say_hold_no_nan(
+    tmp_path: Path,
+) -> None:
+    async with open_lake(tmp_path) as lake:
+        entry = await make_table(lake, "t", SCHEMA, "iceberg")
+        for start in (0, 100, 200):
+            values = [float(start + number) for number in range(100)]
+            holed = [math.nan if value == 7 else value for value in values]
+            await append(lake, entry, {"k": range(100), "whole": values, "holed": holed, "text": ["x"] * 100})
+            await fold(lake)
+        assert await lake.value("SELECT count(*) FROM t WHERE whole > 250") == 49
+        assert lake.receipt.files_pruned == 2
+        assert await lake.value("SELECT count(*) FROM t WHERE whole < 150") == 150
+        assert lake.receipt.files_pruned == 1
+        assert await lake.value("SELECT count(*) FROM t WHERE holed > 250") == 50
+        assert lake.receipt.files_pruned == 1
+
+
+async def test_files_of_other_writers_are_pruned_where_their_manifests_count_no_nan(tmp_path: Path) -> None:
+    builder = IcebergBuilder(tmp_path / "other", [column(1, "whole", "double"), column(2, "holed", "double")])
+    files = []
+    for part in range(2):
+        whole = [part * 40_000 + number / 2 for number in range(80_000)]
+        holed = [math.nan if number == 17 else value for number, value in enumerate(whole)]
+        path = builder.folder / "data" / f"{part}.parquet"
+        pq.write_table(with_ids(pa.table({"whole": whole, "holed": holed}), [1, 2]), path, row_group_size=1000)
+        low, high = (struct.pack("<d", bound) for bound in (whole[0], whole[-1]))
+        files.append(
+            File(
+                builder.url(path.name), path.stat().st_size, len(whole), lower={1: low, 2: low},
+                upper={1: high, 2: high}, nans={1: 0, 2: 1},
+            )
+        )  # fmt: skip
+    table = f"iceberg('{builder.commit(Manifest(files))}')"
+    async with open_lake(tmp_path / "lake") as lake:
+        assert await lake.value(f"SELECT count(*) FROM {table} WHERE whole > 79998") == 3
+        assert lake.receipt.files_pruned == 1
+        few = lake.receipt.bytes_scanned
+        assert await lake.value(f"SELECT count(*) FROM {table} WHERE holed > 79998") == 5
+        assert lake.receipt.files_pruned == 0
+        assert few < lake.receipt.bytes_scanned / 4
 
 
 def test_what_was_copied_to_another_file_says_nothing_of_it() -> None:

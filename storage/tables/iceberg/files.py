@@ -154,7 +154,9 @@ class _Statistics:
         lower, upper = self._bounds(number, column.type, name in self.uuid_columns)
         nulls = self._gather([manifest.null_counts for manifest in self.manifests], number, pa.int64())
         if pa.types.is_floating(column.type):
-            lower, upper = self._without_nan(number, lower, upper)
+            # No partition value says more of a float.
+            lower, upper, sure = self._without_nan(number, lower, upper)
+            return ColumnStats(lower, upper, nulls, np.asarray(sure))
         lower, upper, nulls = self._widened(number, column.type, lower, upper, nulls)
         return ColumnStats(lower, upper, nulls)
 
@@ -174,8 +176,9 @@ class _Statistics:
             return pa.nulls(start, type_)
         return scatter(np.concatenate(rows), pa.concat_arrays(parts), start)
 
-    def _without_nan(self, number: int, lower: pa.Array, upper: pa.Array) -> tuple[pa.Array, pa.Array]:
-        """Keep the bounds of files known to hold no NaN, since bounds ignore NaN and comparisons order it.
+    def _without_nan(self, number: int, lower: pa.Array, upper: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
+        """Keep the bounds of files known to hold no NaN, and tell which these are, since bounds ignore NaN and
+        comparisons order it.
 
         A bound of zero covers both zeros.
         """
@@ -184,7 +187,7 @@ class _Statistics:
         none = pa.scalar(None, lower.type)
         low = pc.if_else(pc.equal(lower, 0.0), pa.scalar(-0.0, lower.type), lower)
         high = pc.if_else(pc.equal(upper, 0.0), pa.scalar(0.0, upper.type), upper)
-        return pc.if_else(sure, low, none), pc.if_else(sure, high, none)
+        return pc.if_else(sure, low, none), pc.if_else(sure, high, none), sure
 
     def _widened(
         self, number: int, type_: pa.DataType, lower: pa.Array, upper: pa.Array, nulls: pa.Array

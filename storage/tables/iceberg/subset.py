@@ -24,7 +24,8 @@ def restricted(snapshot: Snapshot, rows: Sequence[int], tag: str) -> Snapshot:
         found = files.stats(name)
         if found is None:
             return None
-        return ColumnStats(found.minimum.take(index), found.maximum.take(index), found.null_count.take(index))
+        sure = None if found.without_nan is None else found.without_nan[chosen]
+        return ColumnStats(found.minimum.take(index), found.maximum.take(index), found.null_count.take(index), sure)
 
     subset = FileSet(
         paths=[files.paths[row] for row in rows],

@@ -2,6 +2,7 @@
 
 pyiceberg takes the bounds of those row groups that have some. A row group can lack them though it has values (all NaN,
 or longer than the footer's limit), and the bounds of the others would then be too narrow, so such a column has none.
+Footers do not count NaN; where ours say that a column holds none (`storage.tables.known_nan`), the count is 0.
 
 Source: Iceberg spec, "Manifests" (data_file), "Appendix D: Single-value serialization".
 """
@@ -27,6 +28,7 @@ from pyiceberg.typedef import Record
 from pyiceberg.utils.datetime import date_to_days, datetime_to_micros
 
 from storage.errors import InvalidError
+from storage.tables.known_nan import without_nan
 from storage.tables.write import DataFile
 
 __all__ = ["data_files"]
@@ -54,6 +56,9 @@ def _data_file(
         ) from error
     for field_id in _unbounded(file.metadata, ids):
         statistics.column_aggregates.pop(field_id, None)
+    # A name with a dot may be the path of another column.
+    known = [ids[name] for name in without_nan(file.metadata) if name in ids and "." not in name]
+    statistics.nan_value_counts.update(dict.fromkeys(known, 0))
     return IcebergDataFile.from_args(
         content=DataFileContent.DATA,
         file_path=file.location,
