@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from functions.errors import is_panic, translate
 from functions.exchange import delete_results, read_pages, read_streams, results_prefix, sweep_results
 from functions.execute import stream
 from functions.invoke import Invoker
@@ -24,12 +25,12 @@ from service.coordinate.counted import count_tasks
 from service.coordinate.run import StageRun
 from service.coordinate.tasks import Tasks, measured
 from service.coordinate.terms import Tally, Terms, Workers
-from service.coordinate.verdict import page_of
+from service.coordinate.verdict import page_of, told
 from service.cost import Prices, check_cost, estimate
 from service.statement import Receipt, Statement
 from storage.clock import Clock
 from storage.counts import Counts
-from storage.errors import CorruptError, FirnlineError, NotFoundError
+from storage.errors import CorruptError, FirnlineError, NotFoundError, UnavailableError
 from storage.stores import RequestCount, Stores
 
 __all__ = ["FanOut", "FanOutOptions"]
@@ -203,15 +204,20 @@ class FanOut:
                 break
             except (CorruptError, NotFoundError) as error:
                 if not run.lost(error):
-                    raise
+                    raise told(error) from error
                 await run.run()
                 pages = {each.name: pages_of(each, run.board.outputs(each.stage)) for each in piece.reads}
         context = self._session.context
-        plan = await self._session.in_planner(bind, context, piece.plan, inputs)
-        del inputs
-        async with aclosing(stream(context, plan)) as batches:
-            async for batch in batches:
-                yield batch
+        try:
+            plan = await self._session.in_planner(bind, context, piece.plan, inputs)
+            del inputs
+            async with aclosing(stream(context, plan)) as batches:
+                async for batch in batches:
+                    yield batch
+        except BaseException as error:
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
+            raise translate(error) from error
 
     async def _read(self, pages: Sequence[Page], stores: Stores) -> Mapping[int, Sequence[bytes]]:
         """Return the rows of a leaf's partitions."""
@@ -236,9 +242,14 @@ class FanOut:
                 place = next((n for n, (_, page) in enumerate(pages) if page.location == page_of(error)), None)
                 # A task whose first rows are gone out already cannot run again: it may give them in another order.
                 if place is None or (place and pages[place - 1][0] == pages[place][0]) or not run.lost(error):
-                    raise
+                    raise told(error) from error
                 done = pages[place][0]
             await run.run()
+            if run.board.outputs(number)[:done] != outputs[:done]:
+                # What they read was given otherwise, so they ran again too.
+                raise UnavailableError(
+                    "rows that are gone out already were made of pages that are lost; send the statement again"
+                )
 
     # Afterwards
 

@@ -16,15 +16,13 @@ from service.coordinate.pace import Pace
 from service.coordinate.stragglers import Stragglers
 from service.coordinate.terms import Tally, Terms
 from service.coordinate.traced import StageSpans
-from service.coordinate.verdict import page_of, verdict
+from service.coordinate.verdict import page_of, told, verdict
 from storage.clock import Clock
 from storage.errors import (
     CorruptError,
     FirnlineError,
     InternalError,
-    NotFoundError,
     StatementTimeoutError,
-    UnavailableError,
     from_wire,
 )
 
@@ -49,11 +47,10 @@ class _Job:
 @dataclass(slots=True, eq=False)
 class _Attempt:
     job: _Job
-    number: int
+    task: Task
     started_s: float
     hedge: bool
     work: asyncio.Task[None] | None = None
-    task: Task | None = None
     reply: Reply | None = None
     error: BaseException | None = None
     of_reply: bool = False
@@ -165,6 +162,8 @@ class StageRun:
                 return
             stage = self.board.stage(job.key)
             elapsed_s = now_s - attempt.started_s
+            if not self.board.may_run(job.key):
+                continue  # rows that it reads are being written anew
             if not job.hedged and self._stragglers.is_late(stage.number, stage.n_partitions, elapsed_s):
                 job.hedged = True
                 self._stragglers.copied(stage.number)
@@ -174,7 +173,8 @@ class StageRun:
 
     def _send(self, job: _Job, now_s: float, *, hedge: bool = False) -> None:
         job.sent += 1
-        attempt = _Attempt(job, job.sent, now_s, hedge)
+        # The task is made here: what it reads is all there now, and may be taken back before the attempt gets to run.
+        attempt = _Attempt(job, self.board.task(job.key, job.sent, self._terms), now_s, hedge)
         job.running.append(attempt)
         self._running.add(attempt)
         self._tally.attempts += 1
@@ -182,9 +182,8 @@ class StageRun:
         attempt.work = asyncio.create_task(self._attempt(attempt))
 
     async def _attempt(self, attempt: _Attempt) -> None:
-        span = None
+        span, task = None, attempt.task
         try:
-            task = attempt.task = self.board.task(attempt.job.key, attempt.number, self._terms)
             if self._local is not None and self.board.stage(attempt.job.key).local:
                 attempt.reply = await self._local(task)
                 self._ended.put_nowait(attempt)
@@ -213,7 +212,7 @@ class StageRun:
 
     def _count(self, attempt: _Attempt, outcome: str) -> None:
         kind = self.board.stage(attempt.job.key).kind
-        self._tally.ended[kind, outcome, attempt.number] += 1
+        self._tally.ended[kind, outcome, attempt.task.attempt] += 1
 
     def _timeout_ms(self) -> int:
         left_ms = self._left_ms()
@@ -328,7 +327,7 @@ class StageRun:
     def _page_gone(self, attempt: _Attempt, error: FirnlineError) -> bool:
         """Have a page written anew that a task could not read. False if it cannot be, or was too often."""
         location = page_of(error)
-        held = (page.location for pages in (attempt.task.inputs if attempt.task else {}).values() for page in pages)
+        held = (page.location for pages in attempt.task.inputs.values() for page in pages)
         if location not in held:
             return False
         if self.board.writer_of(location or "") is not None and not self.lost(error):
@@ -363,11 +362,7 @@ class StageRun:
         return self._clock.uniform(most / 4, most)
 
     def _told(self, job: _Job, error: FirnlineError) -> FirnlineError:
-        """Return a task's error as the statement's."""
-        facts = {**error.facts, "task": f"{job.key[0]}.{job.key[1]}", "attempts": job.sent}
-        if isinstance(error, NotFoundError) and page_of(error) is not None:
-            return UnavailableError(f"{error.message}; send the statement again", **facts)
-        return type(error)(error.message, **facts)
+        return told(error, task=f"{job.key[0]}.{job.key[1]}", attempts=job.sent)
 
     async def _stop(self, attempts: Sequence[_Attempt]) -> None:
         for attempt in attempts:

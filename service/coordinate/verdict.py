@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from storage.errors import (
     CorruptError,
@@ -14,7 +14,7 @@ from storage.errors import (
     UnavailableError,
 )
 
-__all__ = ["Verdict", "page_of", "verdict"]
+__all__ = ["Verdict", "page_of", "told", "verdict"]
 
 Verdict = Literal["again", "slower", "page", "fail"]
 """Send it again; the same, but slow down; run the task again that wrote the page; fail the statement."""
@@ -43,3 +43,11 @@ def page_of(error: FirnlineError) -> str | None:
         return None
     page = error.facts.get("page")
     return page if isinstance(page, str) and "://" in page else None
+
+
+def told(error: FirnlineError, **facts: Any) -> FirnlineError:
+    """Return a task's error as its statement's, with more facts: a page that is gone is nothing that a client named."""
+    facts = {**error.facts, **facts}
+    if isinstance(error, NotFoundError) and page_of(error) is not None:
+        return UnavailableError(f"{error.message}; send the statement again", **facts)
+    return type(error)(error.message, **facts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -249,6 +249,48 @@ def test_a_page_that_is_damaged_makes_its_writer_run_again() -> None:
     assert simulation.tally.reruns == 1
     assert simulation.workers.calls["0.2"] == 2
     assert simulation.workers.calls["0.1"] == 1
+
+
+def _refusing_once(bad: str) -> Callable[[Task], Reply | None]:
+    """Tasks of stage 0 store pages; the first attempts of 1.0 and 1.1 say that one of them is damaged."""
+
+    def answers(task: Task) -> Reply | None:
+        if task.id in ("1.0", "1.1") and task.attempt == 1:
+            try:
+                _refuses(task, bad)
+            except CorruptError as error:
+                return Reply(task.statement_id, task.id, task.attempt, error=error.to_wire())
+        return _stored(task) if task.id.startswith("0.") else None
+
+    return answers
+
+
+def test_a_task_that_is_sent_while_a_page_turns_out_to_be_damaged_has_all_rows() -> None:
+    answers = _refusing_once("s3://b/0.0-1")
+    stages = [a_stage(0, 2), a_stage(1, 3, reads=(0,))]
+    simulation = Simulation(
+        stages, {"tasks_max": 2}, answers=lambda task: None if task.id == "1.0" else answers(task)
+    )  # 1.0 and 1.1 end at one time: the first makes room for 1.2, the second says what is wrong
+    assert simulation.run() == _all(1, 3)
+    read = [(task.id, len(task.inputs["stage0"])) for task in simulation.workers.tasks if task.id[0] == "1"]
+    assert read == [("1.0", 2), ("1.1", 2), ("1.2", 2), ("1.1", 2)]
+
+
+def test_stragglers_get_no_copy_while_rows_that_they_read_are_written_anew() -> None:
+    seconds = {("0.0", 2): 30.0, ("1.0", 1): 1.6, ("1.0", 2): 60.0, ("1.2", 1): 0.9, ("1.2", 2): 20.0}
+
+    def fails(task: Task) -> None:
+        if task.id == "1.2" and task.attempt == 1:
+            raise UnavailableError("the worker died")
+
+    simulation = Simulation(
+        [a_stage(0, 2), a_stage(1, 8, reads=(0,))], {"hedge_share": 0.5}, answers=_refusing_once("s3://b/0.0-1"),
+        fails=fails, latency_s=lambda task: seconds.get((task.id, task.attempt), 0.1),
+    )  # fmt: skip
+    assert simulation.run() == _all(1, 8)
+    read = {(task.id, task.attempt): len(task.inputs["stage0"]) for task in simulation.workers.tasks if task.inputs}
+    assert ("1.0", 2) in read  # it had a copy before
+    assert set(read.values()) == {2}, read
 
 
 def test_readers_run_again_when_the_second_run_of_a_task_gave_other_rows() -> None:
