@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from storage.errors import ConflictError, CorruptError
 from storage.stores import Stores
 from storage.tables.footers import Footer, FooterCache
+from storage.tables.known_nan import without_nan
 from storage.tables.slices import Slice, decode, plan_reads, read_layouts
 
 __all__ = ["files_that_hide_nan"]
@@ -37,7 +38,7 @@ async def files_that_hide_nan(
     constant: dict[_FileKey, list[str]] = {}
     for key, footer in zip(keys, footers, strict=True):
         if floats[footer.fingerprint] and key not in cache.told:
-            names = _constant(footer.metadata, floats[footer.fingerprint])
+            names = _constant(footer.metadata, floats[footer.fingerprint] - without_nan(footer.metadata))
             if names:
                 constant[key] = names
             else:

@@ -100,6 +100,8 @@ class _Pruner:
     def _in(self, column: str, values: tuple[Any, ...]) -> np.ndarray:
         if len(values) <= IN_LIST_MAX:
             return self.evaluate(Or(tuple(Compare(column, "=", value) for value in values)), frozenset())
+        if any(value != value for value in values):  # NaN, which bounds leave out
+            return self.everything
         try:
             smallest, largest = min(values), max(values)
         except TypeError:

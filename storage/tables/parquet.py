@@ -277,7 +277,7 @@ def _file_bounds(footer: Footer, name: str) -> tuple[object, object, int | None]
         if stats is None or not stats.has_null_count:
             return None, None, None
         nulls += stats.null_count
-        if stats.has_min_max:
+        if stats.has_min_max and stats.min == stats.min and stats.max == stats.max:  # some writers' bounds are NaN
             low.append(stats.min)
             high.append(stats.max)
         elif stats.null_count < metadata.row_group(group).num_rows:

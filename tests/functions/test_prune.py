@@ -127,6 +127,7 @@ def snapshot_of(files: list[list[dict[str, Any]]], known: list[bool]) -> Snapsho
             pa.array([row[0] for row in rows], type_),
             pa.array([row[1] for row in rows], type_),
             pa.array([row[2] for row in rows], pa.int64()),
+            np.array([all(row[name] is None or row[name] == row[name] for row in rows) for rows in files]),
         )
 
     sets = FileSet(
@@ -191,6 +192,12 @@ def test_bounds_that_are_not_numbers_prove_nothing() -> None:
     for low, high in [(math.nan, math.nan), (math.nan, 5.0), (1.0, math.nan)]:
         for op in ("=", "<", "<=", ">", ">=", "!="):
             assert keeps(one_column(pa.float64(), low, high), Compare("x", op, 3.0)), (low, high, op)
+
+
+def test_nan_among_many_values_is_wanted_of_every_file() -> None:
+    far = tuple(float(value) for value in range(1_000, 2_000))
+    for values, kept in [(far, False), ((*far, math.nan), True), ((math.nan, *far), True)]:
+        assert keeps(one_column(pa.float64(), 1.0, 5.0), In("x", values)) == kept
 
 
 def test_a_literal_that_the_column_cannot_hold_proves_nothing() -> None:

@@ -2,7 +2,9 @@
 
 import datetime as dt
 import io
+import math
 import re
+import struct
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -230,6 +232,17 @@ async def test_statistics_bound_the_values_of_every_type(bucket: Bucket, values:
     if stats is not None:
         assert stats.minimum.to_pylist() == [min(values.to_pylist())]
         assert stats.maximum.to_pylist() == [max(values.to_pylist())]
+
+
+async def test_a_row_group_whose_bounds_are_nan_leaves_its_file_without_bounds(bucket: Bucket) -> None:
+    data = parquet({"x": [2.0, 3.0, 1.0, 7.25]}, row_group_size=2, use_dictionary=False, compression="none")
+    length = int.from_bytes(data[-8:-4], "little")
+    footer = data[-8 - length : -8].replace(struct.pack("<d", 7.25), struct.pack("<d", math.nan))
+    await bucket.put("a.parquet", data[: -8 - length] + footer + data[-8:])
+    stats = (await bucket.load("a.parquet")).files.stats("x")
+    assert stats is not None
+    assert stats.minimum.to_pylist() == [None]
+    assert stats.maximum.to_pylist() == [None]
 
 
 async def test_the_same_listing_is_the_same_snapshot_after_one_request(bucket: Bucket) -> None:
