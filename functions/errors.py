@@ -21,7 +21,7 @@ from storage.errors import (
     from_wire,
 )  # fmt: skip
 
-__all__ = ["PanicError", "ReadError", "is_panic", "translate"]
+__all__ = ["UNREADABLE", "PanicError", "ReadError", "is_panic", "translate"]
 
 _LAYER = re.compile(
     r"(?P<name>DataFusion error|SQL error|Schema error|Error during planning|Execution error|Arrow error|Parquet error"
@@ -45,6 +45,9 @@ _RAISED = re.compile(rf"PyErr .*?value: ({'|'.join(cls.__name__ for cls in STATU
 _INTERVALS = ((21,), (22,))
 """Arrow's numbers of two intervals (of months; of days and milliseconds) that pyarrow looks up and does not have."""
 _DENIED = re.compile(r"\b(403 Forbidden|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken)\b")
+
+
+UNREADABLE = "a data file cannot be decoded"
 
 
 class ReadError(CorruptError):
@@ -132,7 +135,7 @@ def _running(layers: list[str], leaf: str) -> FirnlineError:
             return ForbiddenError("the object store denied access; check the credentials", reason=_first_line(leaf))
         return UnavailableError("the object store did not answer", reason=_first_line(leaf))
     if {"Parquet error", "Parquet argument error"} & set(layers):
-        return ReadError("a data file cannot be decoded", reason=_first_line(leaf))
+        return ReadError(UNREADABLE, reason=_first_line(leaf))
     if "Internal error" in layers or ("External error" in layers and re.match(r"[A-Z]\w+: ", leaf)):
         return InternalError("the query engine failed internally on this statement", reason=_first_line(leaf))
     return InvalidError(_lower(leaf)) if {"Execution error", "Arrow error"} & set(layers) else _other(leaf)
