@@ -1,8 +1,9 @@
 """The segments that this process uses: loaded once, bounded in memory, and matched with a snapshot's files.
 
 A segment that cannot be had covers nothing, and is tried again after a while; statements that want one that is being
-loaded wait for that load. What was matched with a snapshot is remembered by the index's revision and the snapshot's
-etag, so it is found again as long as neither changes.
+loaded wait for that load. One that its index has no more is let go of when the index is next asked. What was matched
+with a snapshot is remembered by the index's revision and the snapshot's etag, so it is found again as long as neither
+changes.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _log = logging.getLogger("firnline.index")
 _RETRY_S = 30.0
 _COVERAGES_MAX = 64
 _FAILED_MAX = 1_000
+_INDEXES_MAX = 10_000
 _THREAD_BYTES = 1 << 20
 """A larger segment is decoded beside the event loop."""
 
@@ -77,6 +79,7 @@ class Models:
         self._loading: dict[_Key, _Load] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed: dict[_Key, tuple[float, FirnlineError]] = {}
+        self._newest: OrderedDict[tuple[str, str], tuple[int, frozenset[_Key]]] = OrderedDict()
         self._coverages: OrderedDict[tuple[str, str, int, str, str], Coverage] = OrderedDict()
 
     @property
@@ -106,6 +109,7 @@ class Models:
         names = column_names(index.columns, snapshot.schema)
         if isinstance(names, str):
             return Coverage(index, (), np.zeros(len(snapshot.files), dtype=bool), names)
+        self._renew(index)
         tried = {ref.id for ref in index.segments if _key(index, ref) in self._failed}
         found = await self.segments(index)
         missing = _missing(index, found) - tried
@@ -222,6 +226,19 @@ class Models:
         ]
         for each in doomed:
             del self._coverages[each]
+
+    def _renew(self, index: IndexEntry) -> None:
+        """Let go of segments that the index had and has no more: their files left, or are in others now."""
+        revision, before = self._newest.get((index.table_id, index.name), (0, frozenset[_Key]()))
+        if index.revision <= revision:
+            return
+        now = frozenset(_key(index, ref) for ref in index.segments)
+        for key in before - now:
+            if key in self._held:
+                self._let_go(key)
+        self._newest[index.table_id, index.name] = index.revision, now
+        while len(self._newest) > _INDEXES_MAX:
+            self._newest.popitem(last=False)
 
     def _touch(self, key: _Key) -> None:
         if key in self._held:

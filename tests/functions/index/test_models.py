@@ -122,6 +122,19 @@ async def test_memory_is_bounded_and_what_was_forgotten_is_loaded_again() -> Non
     assert small.blobs.n_calls - before == 4
 
 
+async def test_what_an_index_has_no_more_is_let_go_of() -> None:
+    small = Small()
+    index = await small.index(3)
+    snapshot = await small.snapshot()
+    models = small.models()
+    await models.coverage(index, snapshot)
+    before = models.n_bytes
+    newer = await small.indexes.change("t", "i", lambda old: replace(old, segments=old.segments[1:]))
+    assert (await models.coverage(newer, snapshot)).covered.tolist() == [False, True, True]
+    assert 0 < models.n_bytes < before
+    assert (await models.coverage(index, snapshot)).covered.all()
+
+
 async def test_a_file_that_was_replaced_is_not_covered() -> None:
     small = Small()
     index = await small.index(3)
