@@ -21,7 +21,7 @@ from catalog.tables import Tables
 from functions import tracing
 from functions.adaptive import LateMaterialization
 from functions.cpu_time import cpu_s
-from functions.errors import is_panic, translate
+from functions.errors import UNREADABLE, ReadError, is_panic, translate
 from functions.execute import metrics_of, stream
 from functions.index.models import Models
 from functions.session import Session
@@ -30,6 +30,7 @@ from service.answer_schema import retyped
 from service.blame import name_the_file
 from service.caches import count_caches
 from service.commands import run_command
+from service.coordinate.releases import WorkersDifferError
 from service.cost import Prices
 from service.explain import explained
 from service.loading import Known, Loaded, Loading, TableName
@@ -44,7 +45,7 @@ from service.statement import Receipt, Result, Statement
 from service.traced import traced
 from storage.clock import Clock
 from storage.counts import Counts
-from storage.errors import FirnlineError, ForbiddenError, NotFoundError
+from storage.errors import CorruptError, FirnlineError, ForbiddenError, LimitError, NotFoundError
 from storage.log.access import Logs
 from storage.stores import Stores
 from storage.tables.footers import FooterCache
@@ -157,9 +158,10 @@ class Engine:
 
     async def _by_key(self, statement: Statement, parsed: Parsed, loading: Loading) -> pa.Table | None:
         asked = point_query(parsed)
-        if asked is None or statement.limits.scan_bytes_max:
+        if asked is None:
             return None
-        return await run_point(self._reading, loading, asked, statement.route, loading.receipt)
+        limit = statement.limits.scan_bytes_max
+        return await run_point(self._reading, loading, asked, statement.route, loading.receipt, bytes_max=limit)
 
     async def query(
         self,
@@ -231,7 +233,7 @@ class Engine:
         """Return a table as of now. Raises `NotFoundError`."""
         loading = self._loading(self.stores.scoped(), Receipt())
         await loading.names()
-        entry = loading.entries.get((namespace, name))
+        entry = loading.entry((namespace, name))
         if entry is None:
             raise NotFoundError("no such table", table=f"{namespace}.{name}")
         return await loading.load(entry)
@@ -245,14 +247,17 @@ class Engine:
             from functions.engine_reads import planning_gets
 
             self._count_gets(receipt, planning_gets(planned.locations, self._session.footers))
-        if planned.stages is not None and self._fan_out is not None and parsed.explained:
-            told = await self._fan_out.measure(planned.stages, statement, receipt)
-            yield explained(planned.schema, {"tasks with metrics": told})
-        elif planned.stages is not None and self._fan_out is not None:
-            async with aclosing(self._fan_out.rows(planned.stages, statement, receipt)) as batches:
-                async for batch in batches:
-                    if batch.num_rows:
-                        yield retyped(batch, planned.schema)
+        if planned.stages is not None and self._fan_out is not None:
+            try:
+                async with aclosing(self._by_tasks(self._fan_out, planned, parsed, statement, receipt)) as batches:
+                    async for batch in batches:
+                        yield batch
+            except WorkersDifferError as error:
+                assert planned.here is not None
+                planned = replace(planned, plan=await planned.here())
+                receipt.workers_differ, receipt.tasks = True, 1
+                if parsed.explained:
+                    yield explained(planned.schema, {"tasks as they ran": f"in this process: {error.message}"})
         if planned.plan is None:
             return
         waited_s = 0.0
@@ -271,6 +276,8 @@ class Engine:
             if not isinstance(error, Exception) and not is_panic(error):
                 raise
             translated = translate(error, parsed.sql)
+            if receipt.workers_differ and self._fan_out is not None and isinstance(translated, LimitError):
+                raise self._fan_out.releases.told("without workers it does not fit", translated) from error
             raise await name_the_file(self._session, translated, planned.scans.values()) from error
         receipt.bytes_scanned += metrics_of(planned.plan).bytes_scanned
         if planned.remote:
@@ -278,6 +285,25 @@ class Engine:
 
             self._count_gets(receipt, run_gets(planned.plan, self._session.context))
         self.late.learn(parsed.text, planned.late, waited_s * 1000)
+
+    async def _by_tasks(
+        self, fan_out: FanOut, planned: Planned, parsed: Parsed, statement: Statement, receipt: Receipt
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
+        assert planned.stages is not None
+        if parsed.explained:
+            told = await fan_out.measure(planned.stages, statement, receipt)
+            yield explained(planned.schema, {"tasks with metrics": told})
+            return
+        try:
+            async with aclosing(fan_out.rows(planned.stages, statement, receipt)) as batches:
+                async for batch in batches:
+                    if batch.num_rows:
+                        yield retyped(batch, planned.schema)
+        except CorruptError as error:
+            if error.message != UNREADABLE:
+                raise
+            unnamed = ReadError(error.message, **error.facts)
+            raise await name_the_file(self._session, unnamed, planned.scans.values()) from error
 
     def _count_gets(self, receipt: Receipt, gets: int, puts: int = 0) -> None:
         prices = self._fan_out.prices if self._fan_out is not None else Prices()

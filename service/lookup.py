@@ -92,8 +92,9 @@ async def _found(
         if not _has_zeros(keys):
             distinct = exact.take(kept)
             found_rows = await point_rows(
-                reading, loading, loaded, names, distinct, read, receipt, statement.route, newest
-            )
+                reading, loading, loaded, names, distinct, read, receipt, statement.route, newest,
+                bytes_max=statement.limits.scan_bytes_max,
+            )  # fmt: skip
         if found_rows is None and not plans:
             return None
         if found_rows is None and newest is not None:
@@ -113,7 +114,7 @@ async def _found(
 
 async def _entry(loading: Loading, table: tuple[str, str]) -> TableEntry:
     await loading.names()
-    entry = loading.entries.get(table)
+    entry = loading.entry(table)
     if entry is None:
         raise NotFoundError("no such table", table=".".join(table))
     return entry

@@ -60,7 +60,7 @@ def shape_of(statement: Statement) -> tuple[str, ...] | None:
     """Return by what a statement looks up, as far as its text tells; None for one that looks up nothing."""
     if statement.lookup is not None:
         return (*statement.lookup.table, *statement.lookup.by) if statement.route != "scan" else None
-    if statement.route == "scan" or statement.limits.scan_bytes_max or len(statement.sql) > _TEXT_MAX:
+    if statement.route == "scan" or len(statement.sql) > _TEXT_MAX:
         return None
     found = _POINT.match(statement.sql)
     return found.groups() if found else None

@@ -8,6 +8,7 @@ few ranged reads. Everything else is left to the planner, which gives the same r
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -151,12 +152,17 @@ def _parameter(cursor: Cursor, token: Token) -> str:
 
 
 async def run_point(
-    reading: Reading, loading: Loading, asked: PointQuery, route: Route, receipt: Receipt
+    reading: Reading, loading: Loading, asked: PointQuery, route: Route, receipt: Receipt, *, bytes_max: int = 0
 ) -> pa.Table | None:
-    """Return the answer to the statement, as the planner would; None if it takes the planner."""
+    """Return the answer to the statement, as the planner would; None if it takes the planner.
+
+    Parameters
+    ----------
+    bytes_max : as in `point_rows`
+    """
     loading.begin(asked.table)
     await loading.names()
-    entry = loading.entries.get(asked.table)
+    entry = loading.entry(asked.table)
     if entry is None or not loading.known.indexes.get(entry.id):
         return None
     async with load_ahead(loading, entry) as (loaded, newest):
@@ -166,7 +172,9 @@ async def run_point(
         if keys is None:
             return None
         names = keys.column_names
-        rows = await point_rows(reading, loading, loaded, names, keys, columns, receipt, route, newest)
+        rows = await point_rows(
+            reading, loading, loaded, names, keys, columns, receipt, route, newest, bytes_max=bytes_max
+        )
     return rows.slice(0, asked.limit) if rows is not None and asked.limit is not None else rows
 
 
@@ -203,7 +211,7 @@ def _keys(asked: PointQuery, schema: pa.Schema) -> pa.Table | None:
         columns.append(found)
     sizes = [len(column) for column in columns]
     if len(columns) > 1:
-        if int(np.prod(sizes)) > _LISTED_MAX:
+        if math.prod(sizes) > _LISTED_MAX:
             return None
         places = np.indices(sizes).reshape(len(sizes), -1)
         columns = [column.take(pa.array(place)) for column, place in zip(columns, places, strict=True)]
@@ -212,7 +220,7 @@ def _keys(asked: PointQuery, schema: pa.Schema) -> pa.Table | None:
 
 async def point_rows(
     reading: Reading, loading: Loading, loaded: Loaded, names: Sequence[str], keys: pa.Table, columns: Sequence[str],
-    receipt: Receipt, route: Route = "auto", newest: Awaitable[Loaded] | None = None,
+    receipt: Receipt, route: Route = "auto", newest: Awaitable[Loaded] | None = None, *, bytes_max: int = 0,
 ) -> pa.Table | None:  # fmt: skip
     """Return all live rows whose ``names`` equal one of ``keys``; None if that takes the planner.
 
@@ -221,10 +229,11 @@ async def point_rows(
     loaded : as of now, or a guess if ``newest`` is given, see `load_ahead`
     keys : the columns ``names``, in the table's types, distinct, without NULL and NaN and floating-point zeros
     columns : of the answer, in its order
+    bytes_max : what would read more is left to the planner, which refuses it; 0: no limit
     """
     if route == "scan" or not loading.indexes_of(loaded):
         return None
-    key = _Key(tuple(names), keys, tuple(columns))
+    key = _Key(tuple(names), keys, tuple(columns), bytes_max)
     try:
         found = await _in_files(reading, loading, loaded, key, receipt, route)
     except NotFoundError:
@@ -252,11 +261,12 @@ async def point_rows(
 
 @dataclass(frozen=True)
 class _Key:
-    """What is asked for: columns, the values of them, and columns of the answer."""
+    """What is asked for: columns, the values of them, and columns of the answer; and how much may be read for it."""
 
     names: tuple[str, ...]
     keys: pa.Table
     columns: tuple[str, ...]
+    bytes_max: int = 0
 
 
 def _same(one: Snapshot, other: Snapshot) -> bool:
@@ -280,6 +290,9 @@ async def _in_files(
     asking = Asking(snapshot, loading.indexes_of(loaded), (), columns, every, key.keys)
     routed = await choose(reading.models, reading.looked_up, asking, route)
     if routed.plan is None or not _covers(routed, asking):
+        return None
+    tail_bytes = loaded.tail.n_bytes if loaded.tail is not None else 0
+    if key.bytes_max and routed.plan.n_bytes + tail_bytes > key.bytes_max:
         return None
     stores = loading.stores.scoped()
     found = await read(stores, routed.plan, reading.looked_up)

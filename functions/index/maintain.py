@@ -137,7 +137,7 @@ async def refresh(
         index = await _retype(parts, index, current)
         names = column_names(index.columns, snapshot.schema)
         assert not isinstance(names, str)
-    elif index.version == snapshot.version and not as_one and await _is_whole(parts, index):
+    elif index.version == snapshot.version and not as_one and await _is_whole(parts, index, snapshot):
         return Refreshed(index)
     for name in names:
         if name in snapshot.partition_columns or name in snapshot.files.partitions:
@@ -145,7 +145,7 @@ async def refresh(
     return await _Refresh(parts, index, snapshot, names, progress).run(as_one=as_one)
 
 
-async def _is_whole(parts: Maintenance, index: IndexEntry) -> bool:
+async def _is_whole(parts: Maintenance, index: IndexEntry, snapshot: Snapshot) -> bool:
     """Tell whether all segments can be read and are of these very files; looked at once for each state of an index."""
     state = (index.table_id, index.name, index.revision)
     if state in parts.whole:
@@ -153,7 +153,7 @@ async def _is_whole(parts: Maintenance, index: IndexEntry) -> bool:
     found = await parts.models.segments(index)
     if any(isinstance(each, _UNREADABLE) for each in found):
         return False
-    if any(await asyncio.gather(*(_is_of_others(parts.stores, each) for each in found if isinstance(each, Segment)))):
+    if any(await _are_of_others(parts.stores, snapshot, found)):
         return False
     if len(parts.whole) > _WHOLE_MAX:
         parts.whole.clear()
@@ -161,15 +161,27 @@ async def _is_whole(parts: Maintenance, index: IndexEntry) -> bool:
     return True
 
 
-async def _is_of_others(stores: Stores, segment: Segment) -> bool:
-    """Tell whether a file has not the etag that was indexed, though its name and size are the same: so it is with all
-    files of a lake that was restored from a copy. One file of the segment is asked about."""
-    known = next(((path, etag) for path, etag in zip(segment.paths, segment.etags, strict=True) if etag), None)
+async def _are_of_others(
+    stores: Stores, snapshot: Snapshot, found: Sequence[Segment | FirnlineError]
+) -> Sequence[bool]:
+    """Tell of each segment whether its files have not the etags that were indexed, though their names and sizes are the
+    same: so it is with all files of a lake that was restored from a copy. One of the table's files is asked about."""
+    if getattr(snapshot, "etags", ()):  # then each file's own is compared (`functions.index.models.match`)
+        return [False] * len(found)
+    there = frozenset(snapshot.files.paths)
+    return await asyncio.gather(*(_is_of_others(stores, there, each) for each in found))
+
+
+async def _is_of_others(stores: Stores, there: frozenset[str], segment: Segment | FirnlineError) -> bool:
+    if not isinstance(segment, Segment):
+        return False
+    files = zip(segment.paths, segment.etags, strict=True)
+    known = next(((path, etag) for path, etag in files if etag and path in there), None)
     if known is None:
         return False
     try:
         return (await stores.head(known[0])).etag != known[1]
-    except FirnlineError:  # it left the table, or cannot be asked now: nothing is known
+    except FirnlineError:  # it is gone, or cannot be asked now: nothing is known
         return False
 
 
@@ -216,10 +228,11 @@ class _Refresh:
     async def _plan(self, *, as_one: bool) -> tuple[list[Group], tuple[SegmentRef, ...]]:
         refs = self.index.segments
         found = list(await self.parts.models.segments(self.index))
-        for at, each in enumerate(found):
+        for each in found:
             if isinstance(each, FirnlineError) and not isinstance(each, _UNREADABLE):
                 raise each
-            if isinstance(each, Segment) and await _is_of_others(self.parts.stores, each):
+        for at, of_others in enumerate(await _are_of_others(self.parts.stores, self.snapshot, found)):
+            if of_others:
                 found[at] = CorruptError("the segment is of files that were replaced", segment=refs[at].id)
         coverage = match(self.index, self.snapshot, self.names, found)
         files = self.snapshot.files

@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalog.indexes import IndexKind
+from functions.index.keep import keep_indexes
 from functions.lookup import Memory
+from service.compaction import indexing_of
 from service.executor import InlineExecutor
-from service.statement import Receipt, Route, Statement
-from storage.errors import InvalidError
+from service.statement import KeyLookup, Limits, Receipt, Route, Statement
+from storage.errors import InvalidError, LimitError
 from storage.tables.snapshot import Deletes, LoadedDeletes
 from tests.support.indexed import add_index, refresh_indexes
 from tests.support.lakes import Lake, open_lake
@@ -197,6 +199,47 @@ async def test_external_files_that_are_replaced_are_scanned(lake: Lake) -> None:
     await same(lake, "SELECT * FROM x WHERE id = 77", "SELECT s FROM x WHERE id IN (3, 77)", looked_up=None)
     found, _receipt = await run(lake, "SELECT s FROM x WHERE id = 77")
     assert found == [("S77",)]
+
+
+async def test_of_an_external_table_only_the_file_that_was_replaced_is_indexed_anew(lake: Lake) -> None:
+    for number, name in enumerate("abc"):
+        lake.write(f"x/{name}.parquet", {"id": list(range(number * 1_000, number * 1_000 + 1_000))})
+    await lake.table(f"CREATE EXTERNAL TABLE x STORED AS parquet LOCATION '{lake.folder}/x/'")
+    await lake.table("CREATE INDEX by_id ON x (id) USING locator")
+    lake.write("x/a.parquet", {"id": list(range(-1_000, 0))})
+    engine = lake.engine
+    parts = indexing_of(engine.stores, engine.kv, engine.clock, engine.lake)
+    kept = await keep_indexes(parts, await engine.tables.all())
+    done = kept.refreshed["default.x"]["by_id"]
+    assert (done.n_built, done.n_removed, done.n_files) == (1, 0, 1)
+    await same(lake, "SELECT * FROM x WHERE id = 77", "SELECT * FROM x WHERE id IN (-77, 2077)")
+    assert not (await keep_indexes(parts, await engine.tables.all())).refreshed
+
+
+async def test_lists_whose_combinations_no_number_counts_are_scanned_for(lake: Lake) -> None:
+    names = "abcdefgh"
+    await lake.table(f"CREATE TABLE w ({', '.join(f'{name} BIGINT' for name in names)})")
+    await lake.table(f"INSERT INTO w VALUES ({', '.join('1' * len(names))})")
+    await lake.table("OPTIMIZE w")
+    await lake.table(f"CREATE INDEX by_all ON w ({', '.join(names)}) USING locator")
+    listed = ", ".join(map(str, range(512)))
+    found, receipt = await run(lake, f"SELECT a FROM w WHERE {' AND '.join(f'{name} IN ({listed})' for name in names)}")
+    assert found == [(1,)]
+    assert receipt.routes["default.w"].startswith("scan")
+
+
+@pytest.mark.parametrize("by_key", [False, True])
+async def test_a_look_up_obeys_the_limit_of_bytes(lake: Lake, by_key: bool) -> None:
+    await make(lake)
+    await add_index(lake, "t", ["id"], "learned")
+    sql, lookup = ("", KeyLookup(("default", "t"), [14])) if by_key else ("SELECT * FROM t WHERE id = 14", None)
+    few, many = (Statement(sql, "s", lookup=lookup, limits=Limits(scan_bytes_max=limit)) for limit in (100, 10**9))
+    found = await lake.engine.point(many)
+    assert found is not None
+    assert [batch.num_rows async for batch in found.batches] == [1]
+    assert await lake.engine.point(few) is None
+    with pytest.raises(LimitError, match="would scan more than its limit"):
+        await InlineExecutor(lake.engine, lake.engine.clock).run(few)
 
 
 async def test_segments_that_are_missing_or_damaged_change_no_answer(lake: Lake) -> None:
