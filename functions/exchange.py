@@ -15,10 +15,12 @@ import re
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from io import BytesIO
+from pathlib import Path
 
 import pyarrow as pa
 
 from functions.tasks import Page
+from storage.blobs.local_files import remove_folder
 from storage.clock import Clock
 from storage.errors import CorruptError, InvalidError, NotFoundError
 from storage.stores import Stores, join, normalize
@@ -27,6 +29,7 @@ __all__ = ["PAGE_BYTES", "PageWriter", "decode_page", "delete_results", "encode_
            "read_pages", "read_streams", "results_prefix", "sweep_results", "write_pages"]  # fmt: skip
 
 RESULTS_FOLDER = "_firnline/results"
+_LOCAL = "file://"
 PAGE_BYTES = 64 << 20
 """Rows of a page, as they are in memory; one larger row is a page of its own."""
 HELD_BYTES_MAX = 256 << 20
@@ -301,7 +304,10 @@ async def delete_results(stores: Stores, prefix: str) -> int:
     blobs, key = stores.resolve(prefix.rstrip("/"))
     stores.count.put(prefix)  # a listing has the price of a put, deletions have none
     keys = [meta.key async for meta in blobs.list(key + "/")]
-    return await _delete(stores, prefix, keys)
+    n = await _delete(stores, prefix, keys)
+    if prefix.startswith(_LOCAL):
+        await asyncio.to_thread(remove_folder, Path(prefix.removeprefix(_LOCAL)))
+    return n
 
 
 async def sweep_results(stores: Stores, lake: str, clock: Clock) -> int:
@@ -318,7 +324,18 @@ async def sweep_results(stores: Stores, lake: str, clock: Clock) -> int:
             break  # names come in the order of their expiry
         if found is not None:
             over.append(meta.key)
-    return await _delete(stores, normalize(lake), over)
+    n = await _delete(stores, normalize(lake), over)
+    if normalize(lake).startswith(_LOCAL):
+        await asyncio.to_thread(_sweep_folders, Path(f"/{prefix}"), now_ms)
+    return n
+
+
+def _sweep_folders(results: Path, now_ms: int) -> None:
+    """Remove the folders of statements whose lifetime is over; a store of objects has none."""
+    for folder in results.iterdir() if results.is_dir() else ():
+        found = _NAME.fullmatch(folder.name)
+        if found is not None and int(found[1]) <= now_ms:
+            remove_folder(folder)
 
 
 async def _delete(stores: Stores, location: str, keys: Sequence[str]) -> int:

@@ -228,7 +228,8 @@ class TaskRunner:
         found = self._sessions.get(wanted)
         if found is None:
             if len(self._sessions) >= _SESSIONS_MAX:
-                self._sessions.pop(next(iter(self._sessions))).close()
+                # Not closed: a task may be at work in it, and with the last one it goes.
+                self._sessions.pop(next(iter(self._sessions)))
             options = self._options
             found = self._sessions[wanted] = Session(
                 SessionOptions(wanted, options.spill_dir, options.target_partitions, options.s3), self._clock

@@ -80,7 +80,11 @@ def split(context: SessionContext, plan: ExecutionPlan, buckets: Buckets | None 
         gathered = data
     cutter = Cutter(strict, buckets or {})
     try:
-        node = _annotated(plan, decode(data))
+        decoded = decode(data)
+    except (UnsupportedError, RecursionError) as error:  # a worker would refuse it
+        return Stages([_whole(b"")], str(error))
+    try:
+        node = _annotated(plan, decoded)
         volatile = _VOLATILE.search(plan.display_indent())
         if volatile is not None:
             whole = _whole(gathered, schema_of(strict, node))

@@ -42,6 +42,8 @@ __all__ = ["Jobs"]
 
 _log = logging.getLogger("firnline.coordinate")
 _GRACE_MS = 600_000
+_LONGEST_MS = 24 * 3600 * 1000
+"""Of a job where settings limit none."""
 _AT_ONCE_MAX = 16
 """Merges that wait for their turn to be committed; each may be of a few hundred MB."""
 _DAMAGED = (KeyError, TypeError, ValueError, AttributeError)
@@ -131,7 +133,7 @@ class Jobs:
         attempt = 0
         while True:
             attempt += 1
-            deadline_ms = self._clock.now_ms() + self._workers.timeout_ms
+            deadline_ms = self._clock.now_ms() + (self._workers.timeout_ms or _LONGEST_MS)
             prefix = results_prefix(self._lake, name, deadline_ms + _GRACE_MS)
             task = Task(kind, name, "0.0", body, deadline_ms=deadline_ms, results=prefix, attempt=attempt)
             try:

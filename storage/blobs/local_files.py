@@ -32,6 +32,7 @@ __all__ = [
     "open_file",
     "read_range",
     "remove_file",
+    "remove_folder",
     "sync_folder",
     "temporary_name",
     "translated",
@@ -117,6 +118,19 @@ def remove_file(path: Path) -> None:
         # macOS answers EPERM for a folder.
         if not path.is_dir():
             raise
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder into which nobody writes any more, with what killed writers left of files; if it holds anything
+    else, or is none, it stays as it is."""
+    try:
+        names = [entry.name for entry in os.scandir(folder)]
+        if all(map(_TEMPORARY.fullmatch, names)):
+            for name in names:
+                (folder / name).unlink(missing_ok=True)
+            folder.rmdir()
+    except OSError:  # it is gone, or a late writer has just put something there
+        return
 
 
 def list_files(root: Path, prefix: str, start_after: str | None) -> Iterator[BlobMeta]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +21,8 @@ from functions.exchange import (
     write_pages,
 )
 from functions.tasks import Page
+from storage.blobs.local import LocalBlobs
+from storage.blobs.local_files import temporary_name
 from storage.blobs.memory import MemoryBlobs
 from storage.errors import ConflictError, CorruptError, InvalidError, NotFoundError
 from storage.stores import Stores
@@ -205,3 +208,20 @@ async def test_a_sweep_deletes_what_is_over_and_nothing_else() -> None:
     assert await sweep_results(stores, LAKE, clock) == 0
     left = {key.split("/")[3] for key in await keys(blobs)}
     assert left == {"1700000003000-s2", "0-strange", "0000000000000-s"}
+
+
+async def test_of_a_local_lake_no_folder_and_no_unfinished_file_is_left(tmp_path: Path) -> None:
+    clock = ManualClock()
+    stores = Stores(lambda _root: LocalBlobs(Path("/"), clock))
+    places = [results_prefix(str(tmp_path), f"s{number}", clock.now_ms() + 1000) for number in range(4)]
+    for place in places:
+        await write_pages(stores, place, "t", [[rows(10)]], SCHEMA, inline_bytes_max=0)
+    folders = [Path(place.removeprefix("file://")) for place in places]
+    (folders[1] / temporary_name("0" * 32)).write_bytes(b"of a worker that was killed")
+    assert await delete_results(stores, places[0]) == 1
+    assert not folders[0].exists()
+    assert await sweep_results(stores, str(tmp_path), clock) == 0
+    assert all(folder.exists() for folder in folders[1:])
+    clock.advance(1000)
+    assert await sweep_results(stores, str(tmp_path), clock) == 3
+    assert list((tmp_path / "_firnline/results").iterdir()) == []

@@ -17,7 +17,7 @@ from datafusion import udf
 
 from functions.exchange import read_pages, results_prefix
 from functions.execute import ENGINE
-from functions.run_task import TaskRunner
+from functions.run_task import Outcome, TaskRunner, Work
 from functions.session import Session, SessionOptions
 from functions.stages import Stages, pages_of
 from functions.task_worker import TaskWorkerSettings, open_task_runner
@@ -270,6 +270,22 @@ async def test_a_task_past_its_memory_says_so_and_the_next_one_runs(local: Local
     found = await local.error(local.task(kind="query", payload=plan.plan, memory_bytes=8 << 20))
     assert "memory" in str(found)
     assert (await local.run("SELECT count(*) AS n FROM t")).to_pylist() == [{"n": 3000}]
+
+
+async def test_tasks_of_many_memory_sizes_run_at_a_time(tmp_path: Path) -> None:
+    everyone = asyncio.Barrier(6)
+
+    async def job(work: Work, _task: Task) -> Outcome:
+        await everyone.wait()
+        return Outcome(body={"got": await work.session.in_planner(lambda: work.session.options.memory_bytes)})
+
+    stores = Stores(lambda _root: LocalBlobs(Path("/"), CLOCK))
+    runner = TaskRunner(SessionOptions(), stores, CLOCK, SECRET, jobs={"fit": job})
+    local = Local(tmp_path, runner)
+    sizes = [number << 20 for number in range(64, 70)]
+    asked = [local.task(kind="fit", id=f"0.{size}", memory_bytes=size) for size in sizes]
+    assert [reply.body.get("got") for reply in await asyncio.gather(*map(local.ask, asked))] == sizes
+    runner.close()
 
 
 async def test_what_is_no_plan_is_a_clear_error(local: Local) -> None:

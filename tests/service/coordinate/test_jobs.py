@@ -91,6 +91,15 @@ async def test_optimize_merges_and_indexes_on_workers_and_commits_here(lake: Lak
     assert all(index.n_files == 1 for index in await _segments(lake))
 
 
+async def test_jobs_run_on_workers_where_settings_limit_no_tasks_time(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    async with open_lake(tmp_path, functions=FunctionAccess(place="processes:1", timeout_ms=0)) as lake:
+        seen = await watched(lake)
+        await lake.table("OPTIMIZE t")
+        assert [task.kind for task in seen] == ["compact", "fit"]
+        await right(lake)
+
+
 async def _segments(lake: Lake) -> list[Any]:
     entry = await lake.engine.tables.get("default", "t")
     return [ref for index in await Indexes(lake.engine.kv, lake.engine.clock).of(entry.id) for ref in index.segments]
