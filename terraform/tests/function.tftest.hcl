@@ -164,3 +164,28 @@ run "an_image_and_a_zip_are_refused" {
 
   expect_failures = [aws_lambda_function.this]
 }
+
+run "alarms_of_what_runs_seldom_count_for_longer" {
+  command = apply
+
+  module {
+    source = "./modules/function"
+  }
+
+  variables {
+    name           = "f"
+    description    = "a function"
+    handler        = "service.aws.compactor"
+    image_uri      = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/firnline:1"
+    memory_mb      = 1769
+    timeout_s      = 900
+    environment    = {}
+    statements     = []
+    alarm_period_s = 900
+  }
+
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.counted["errors"].period == 900 && aws_cloudwatch_metric_alarm.duration.period == 900
+    error_message = "Two of five periods are two runs, and not two minutes."
+  }
+}

@@ -13,7 +13,7 @@ import hcl2
 import pytest
 
 from firnline.cli.app import firn
-from firnline.settings import AWS_VARIABLES, read, variables
+from firnline.settings import AWS_VARIABLES, OTEL_VARIABLES, read, variables
 from functions.exchange import RESULTS_FOLDER
 from functions.invoke.lambda_ import TIMEOUT_MS_MAX
 from service.cost import WORKER_MEMORY_MB
@@ -40,7 +40,7 @@ _HANDLERS = {
 
 
 def _known() -> set[str]:
-    return {variable.name for variable, _default in variables().values()} | set(AWS_VARIABLES)
+    return {variable.name for variable, _default in variables().values()} | set(AWS_VARIABLES) | set(OTEL_VARIABLES)
 
 
 def _module(name: str, file: str) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def test_every_variable_that_is_set_is_one_that_the_code_reads(paths: list[Path]
     if not paths:
         pytest.skip("NOT TESTED: there are no manifests")
     known = _known() | _WORDS | _CHAIN
-    unknown = [(where, name) for where, name in _names(paths) if name not in known and not name.startswith("OTEL_")]
+    unknown = [(where, name) for where, name in _names(paths) if name not in known]
     assert unknown == []
 
 
@@ -131,6 +131,19 @@ def test_nothing_is_given_more_than_its_platform_has() -> None:
 
 def test_one_compactor_runs_at_a_time() -> None:
     assert _call("compactor", "function")["reserved_concurrency"] == 1
+
+
+def test_an_alarm_sees_two_passes_of_the_compactor_that_fail() -> None:
+    """Periods of an alarm are at least as long as passes are apart: two of them that follow each other can fail."""
+    assert _call("compactor", "function")["alarm_period_s"] == "${local.alarm_period_s}"
+    (values,) = _module("compactor", "main.tf")["locals"]
+    assert values["alarm_period_s"] == "${max(60, floor(var.late_after_s / 240) * 60)}"
+    period_s = max(60, _defaults("compactor")["late_after_s"] // 240 * 60)
+    schedules = [
+        re.findall(r'"rate\((\d+) minutes?\)"', path.read_text()) for path in _TERRAFORM if path.suffix == ".tf"
+    ]
+    minutes = [int(each) for found in schedules for each in found]
+    assert len(minutes) >= 2 and max(minutes) * 60 <= period_s
 
 
 def test_what_expires_is_what_tasks_write_and_workers_write_nowhere_else() -> None:

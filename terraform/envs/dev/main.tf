@@ -43,6 +43,8 @@ module "worker" {
   architecture         = var.architecture
   task_secret          = data.aws_secretsmanager_secret_version.task.secret_string
   reserved_concurrency = 20
+  jobs                 = true # OPTIMIZE and CREATE INDEX have workers write files
+  environment          = var.telemetry
   log_retention_days   = 7
   alarm_topic_arn      = aws_sns_topic.alarms.arn
 }
@@ -61,6 +63,7 @@ module "query" {
   task_secret        = data.aws_secretsmanager_secret_version.task.secret_string
   tasks_max          = 20
   max_cost_usd       = 1
+  environment        = var.telemetry
   log_retention_days = 7
   alarm_topic_arn    = aws_sns_topic.alarms.arn
 }
@@ -75,6 +78,7 @@ module "compactor" {
   image_uri          = var.image_uri
   architecture       = var.architecture
   schedule           = "rate(15 minutes)"
+  environment        = var.telemetry
   log_retention_days = 7
   alarm_topic_arn    = aws_sns_topic.alarms.arn
 }

@@ -42,3 +42,14 @@ variable "alarm_emails" {
   type        = list(string)
   default     = []
 }
+
+variable "telemetry" {
+  description = "OpenTelemetry's variables for all parts, such as OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_TRACES_SAMPLER; empty: no traces."
+  type        = map(string)
+  default     = {}
+
+  validation {
+    condition     = alltrue([for name in keys(var.telemetry) : startswith(name, "OTEL_")])
+    error_message = "Telemetry takes variables whose names begin with OTEL_."
+  }
+}

@@ -56,6 +56,7 @@ module "worker" {
   architecture         = "x86_64"
   task_secret          = local.secret
   reserved_concurrency = 4
+  jobs                 = true # OPTIMIZE and CREATE INDEX have workers write files
   environment          = local.environment
   alarm_topic_arn      = aws_sns_topic.alarms.arn
 }

@@ -24,8 +24,6 @@ locals {
     namespace_id   = aws_service_discovery_private_dns_namespace.this.id
     namespace_name = aws_service_discovery_private_dns_namespace.this.name
   }
-
-  otlp = var.otlp_endpoint == null ? {} : { OTEL_EXPORTER_OTLP_ENDPOINT = var.otlp_endpoint }
 }
 
 resource "aws_service_discovery_private_dns_namespace" "this" {
@@ -88,7 +86,7 @@ module "wal" {
   architecture              = var.architecture
   network                   = local.services
   client_security_group_ids = local.clients
-  environment               = local.otlp
+  environment               = var.telemetry
   log_retention_days        = var.log_retention_days
   kms_key_arn               = aws_kms_key.this.arn
   alarm_topic_arn           = aws_sns_topic.alarms.arn
@@ -106,7 +104,8 @@ module "worker" {
   architecture         = var.architecture
   task_secret          = data.aws_secretsmanager_secret_version.task.secret_string
   reserved_concurrency = var.reserved_concurrency.worker
-  environment          = local.otlp
+  jobs                 = true # OPTIMIZE and CREATE INDEX have workers write files
+  environment          = var.telemetry
   log_retention_days   = var.log_retention_days
   kms_key_arn          = aws_kms_key.this.arn
   tracing              = var.tracing
@@ -133,7 +132,7 @@ module "query" {
   tasks_max            = var.reserved_concurrency.worker
   max_cost_usd         = var.max_cost_usd
   reserved_concurrency = var.reserved_concurrency.query
-  environment          = local.otlp
+  environment          = var.telemetry
   network              = local.network
   log_retention_days   = var.log_retention_days
   kms_key_arn          = aws_kms_key.this.arn
@@ -153,7 +152,7 @@ module "compactor" {
   image_uri          = var.image_uri
   architecture       = var.architecture
   log_service        = var.log_service
-  environment        = local.otlp
+  environment        = var.telemetry
   network            = local.network
   log_retention_days = var.log_retention_days
   kms_key_arn        = aws_kms_key.this.arn

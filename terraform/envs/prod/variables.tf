@@ -103,10 +103,15 @@ variable "tracing" {
   default     = true
 }
 
-variable "otlp_endpoint" {
-  description = "Where OpenTelemetry traces go by OTLP over HTTP; null: nowhere."
-  type        = string
-  default     = null
+variable "telemetry" {
+  description = "OpenTelemetry's variables for all parts, such as OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_TRACES_SAMPLER; empty: no traces."
+  type        = map(string)
+  default     = {}
+
+  validation {
+    condition     = alltrue([for name in keys(var.telemetry) : startswith(name, "OTEL_")])
+    error_message = "Telemetry takes variables whose names begin with OTEL_."
+  }
 }
 
 variable "log_retention_days" {

@@ -16,6 +16,9 @@ module "access" {
 locals {
   alarm_actions = var.alarm_topic_arn == null ? [] : [var.alarm_topic_arn]
 
+  # Passes are minutes apart: alarms that count by the minute would never see two that fail.
+  alarm_period_s = max(60, floor(var.late_after_s / 240) * 60)
+
   environment = merge(
     {
       FIRN_LAKE          = module.access.lake
@@ -25,6 +28,7 @@ locals {
       FIRN_ETCD_PASSWORD = try(var.etcd.password, null)
       FIRN_MEMORY_LIMIT  = "${floor(var.memory_mb * 0.6)}MiB"
       FIRN_SPILL_DIR     = "/tmp"
+      FIRN_FUNCTIONS     = "inline" # it has neither the tasks' secret nor the right to invoke workers
       FIRN_LOG_ACK       = "object"
       FIRN_LOG_OWN       = var.log_service ? "0" : "1"
     },
@@ -51,6 +55,7 @@ module "function" {
   tracing              = var.tracing
   network              = var.network
   alarm_topic_arn      = var.alarm_topic_arn
+  alarm_period_s       = local.alarm_period_s
   alarm_on_throttles   = false # a pass that finds another at work is refused, as it should be
   tags                 = var.tags
 }

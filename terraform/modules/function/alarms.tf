@@ -16,7 +16,7 @@ resource "aws_cloudwatch_metric_alarm" "counted" {
   metric_name         = each.value.metric
   dimensions          = { FunctionName = aws_lambda_function.this.function_name }
   statistic           = "Sum"
-  period              = 60
+  period              = var.alarm_period_s
   evaluation_periods  = 5
   datapoints_to_alarm = 2
   threshold           = 0
@@ -34,7 +34,7 @@ resource "aws_cloudwatch_metric_alarm" "duration" {
   metric_name         = "Duration"
   dimensions          = { FunctionName = aws_lambda_function.this.function_name }
   extended_statistic  = "p99"
-  period              = 300
+  period              = max(300, var.alarm_period_s)
   evaluation_periods  = 3
   datapoints_to_alarm = 2
   threshold           = var.timeout_s * 1000 * 0.8

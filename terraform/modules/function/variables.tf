@@ -122,6 +122,17 @@ variable "alarm_topic_arn" {
   default     = null
 }
 
+variable "alarm_period_s" {
+  description = "What alarms count at a time, in seconds: two of five such periods with an error raise one. A function that runs seldom needs longer ones."
+  type        = number
+  default     = 60
+
+  validation {
+    condition     = var.alarm_period_s % 60 == 0 && var.alarm_period_s >= 60 && var.alarm_period_s <= 86400
+    error_message = "Write a multiple of 60 seconds, at most a day."
+  }
+}
+
 variable "alarm_on_throttles" {
   description = "Whether refused invocations are an alarm."
   type        = bool

@@ -131,7 +131,7 @@ variable "package" {
 }
 
 variable "jobs" {
-  description = "Whether workers also compact files and build indexes: they may then add files to tables. Else they read tables and write results."
+  description = "Whether workers may add files to tables, as OPTIMIZE and CREATE INDEX ask of them. Else they read tables and write results, and the endpoint does again what S3 refuses them."
   type        = bool
   default     = false
 }
