@@ -30,7 +30,7 @@ from service.cost import Prices, check_cost, estimate
 from service.statement import Receipt, Statement
 from storage.clock import Clock
 from storage.counts import Counts
-from storage.errors import CorruptError, FirnlineError, NotFoundError, UnavailableError
+from storage.errors import CorruptError, FirnlineError, LimitError, NotFoundError, UnavailableError
 from storage.stores import RequestCount, Stores
 
 __all__ = ["FanOut", "FanOutOptions"]
@@ -38,7 +38,7 @@ __all__ = ["FanOut", "FanOutOptions"]
 _log = logging.getLogger("firnline.coordinate")
 
 _LIFETIME_MS = 24 * 3600 * 1000
-"""Of the pages of a statement without a time limit."""
+"""Of a statement without a time limit, while its tasks run."""
 _GRACE_MS = 600_000
 """Pages outlive their statement's deadline by this: clocks differ, and a late worker may still write."""
 _SWEEP_S = 600.0
@@ -153,7 +153,7 @@ class FanOut:
         run = StageRun(body, None if last.whole else last, invoker, self._clock, terms, tally, self._local)
         try:
             await run.run()
-            answer = self._answered(run, last, stores)
+            answer = self._answered(run, last, stores, terms.memory_bytes)
             async with aclosing(answer) as batches:
                 async for batch in batches:
                     yield batch
@@ -165,7 +165,8 @@ class FanOut:
 
     def _terms(self, statement: Statement) -> Terms:
         now_ms, timeout_ms = self._clock.now_ms(), statement.limits.timeout_ms
-        deadline_ms = now_ms + timeout_ms if timeout_ms else 0
+        # Without a time limit too: nobody who has a task's message may run it for ever.
+        deadline_ms = now_ms + (timeout_ms or _LIFETIME_MS)
         # An id may come twice, and a statement that writes may have several queries: their pages must not meet.
         id_ = re.sub(r"[^A-Za-z0-9_.-]", "-", statement.statement_id)[:80].lstrip("_.-") or "s"
         name = f"{id_}-{self._clock.new_id()[:12]}"
@@ -173,7 +174,7 @@ class FanOut:
         return Terms(
             statement_id=name,
             secret=self._options.secret,
-            results=results_prefix(self._lake, name, (deadline_ms or now_ms + _LIFETIME_MS) + _GRACE_MS),
+            results=results_prefix(self._lake, name, deadline_ms + _GRACE_MS),
             deadline_ms=deadline_ms,
             tasks_max=min(limits, default=0),
             memory_bytes=statement.limits.memory_bytes,
@@ -189,7 +190,9 @@ class FanOut:
 
     # The answer
 
-    async def _answered(self, run: StageRun, last: Stage, stores: Stores) -> AsyncGenerator[pa.RecordBatch, None]:
+    async def _answered(
+        self, run: StageRun, last: Stage, stores: Stores, memory_bytes: int
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
         if last.whole or last.passes:
             number = last.number if last.whole else last.inputs[0][1]
             async with aclosing(self._passed(run, number, stores)) as passed:
@@ -198,6 +201,7 @@ class FanOut:
             return
         piece = last.piece(0)
         pages = {each.name: pages_of(each, run.board.outputs(each.stage)) for each in piece.reads}
+        self._check_room(sum(page.n_bytes for each in pages.values() for page in each), memory_bytes)
         while True:
             try:
                 inputs = {name: await self._read(each, stores) for name, each in pages.items()}
@@ -218,6 +222,16 @@ class FanOut:
             if not isinstance(error, Exception) and not is_panic(error):
                 raise
             raise translate(error) from error
+
+    def _check_room(self, n_bytes: int, memory_bytes: int) -> None:
+        """Raise `LimitError` for pages that this process has no memory for: the last piece has all of them at once."""
+        most = min((each for each in (self._session.options.memory_bytes, memory_bytes) if each), default=0)
+        if most and n_bytes > most:
+            raise LimitError(
+                "the rows that are put together last need more memory than the limit; add a LIMIT, ask for fewer "
+                "columns, or raise the memory limit",
+                limit="memory", n_bytes=n_bytes, memory_bytes=most,
+            )  # fmt: skip
 
     async def _read(self, pages: Sequence[Page], stores: Stores) -> Mapping[int, Sequence[bytes]]:
         """Return the rows of a leaf's partitions."""

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from service.coordinate.tasks import SHUFFLED_TASKS_MAX, Tasks
 from service.executor import InlineExecutor
 from service.settings import FunctionAccess
 from service.statement import Limits, Receipt, Statement
-from storage.errors import InvalidError, LimitError
+from storage.errors import CorruptError, InvalidError, LimitError
 from tests.support.faulty_invoker import FaultyInvoker
 from tests.support.lakes import Lake, open_lake
 from tests.support.processes import until
@@ -351,3 +352,41 @@ async def test_the_smaller_side_of_a_join_is_copied_up_to_a_number_of_bytes_and_
         wanted, _ = await ask(lake, sql, functions="inline")
         got, _ = await ask(lake, sql)
         assert_same(got, wanted)
+
+
+async def test_errors_of_the_last_stage_are_told_as_in_one_process(lake: Lake) -> None:
+    sql = "SELECT CAST(sum(v) AS TINYINT) FROM t WHERE v > 0"
+    for functions in ("inline", "fan-out"):
+        with pytest.raises(InvalidError, match="Int8"):
+            await ask(lake, sql, functions=functions)
+
+
+async def test_a_data_file_that_does_not_decode_is_named(lake: Lake) -> None:
+    damaged = lake.folder / "t/3.parquet"
+    data = bytearray(damaged.read_bytes())
+    data[40:400] = bytes(360)
+    damaged.write_bytes(data)
+    for functions in ("inline", "fan-out"):
+        with pytest.raises(CorruptError) as caught:
+            await ask(lake, "SELECT g, sum(k + v) FROM t GROUP BY g", functions=functions)
+        assert str(caught.value.facts.get("file")).endswith("t/3.parquet"), caught.value
+
+
+async def test_rows_past_the_coordinators_memory_are_a_clear_error(lake: Lake) -> None:
+    coordinator = lake.engine._fan_out
+    assert coordinator is not None
+    sql = "SELECT k, v, k * v AS w FROM t ORDER BY w, k, v"
+    wanted, _ = await ask(lake, sql, functions="inline")
+    assert_same((await ask(lake, sql))[0], wanted, ordered=True)
+    coordinator._session.options = replace(coordinator._session.options, memory_bytes=50_000)
+    with pytest.raises(LimitError, match="put together last"):
+        await ask(lake, sql)
+    assert not list(lake.folder.glob("_firnline/results/*"))
+
+
+async def test_tasks_of_a_statement_without_a_time_limit_are_over_some_time(lake: Lake) -> None:
+    coordinator = lake.engine._fan_out
+    assert coordinator is not None
+    statement = Statement("SELECT 1", "s1", limits=Limits(timeout_ms=0))
+    terms = coordinator._terms(statement)
+    assert 0 < terms.deadline_ms - lake.engine.clock.now_ms() <= 24 * 3600 * 1000
