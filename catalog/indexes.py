@@ -187,7 +187,7 @@ class Indexes:
             puts += [Put(_segment_key(table_id, each), None) for each in _gone(old, new)]
             if skips is not None:
                 puts.append(Put(_skips_key(table_id, name), skips))
-            puts = [Put(key, _encode(new)), *puts[: TXN_KEYS_MAX - 1]]
+            puts = [Put(key, _encode(new, found.value)), *puts[: TXN_KEYS_MAX - 1]]
             done = await self._kv.txn({key: found.revision}, puts)
             if done.succeeded:
                 return replace(new, revision=done.revision)
@@ -265,14 +265,15 @@ def _gone(old: IndexEntry, new: IndexEntry) -> list[str]:
     return [each.id for each in old.segments if each.inline and each.id not in kept]
 
 
-def _encode(entry: IndexEntry) -> bytes:
+def _encode(entry: IndexEntry, before: bytes = b"{}") -> bytes:
+    """Return an index's stored form, with the fields that ``before`` has from a newer release."""
     document: dict[str, Any] = {
         "v": _VERSION, "kind": entry.kind, "columns": [asdict(each) for each in entry.columns],
         "created_ms": entry.created_ms, "is_primary": entry.is_primary, "options": dict(entry.options),
         "segments": [asdict(each) for each in entry.segments], "version": entry.version,
         "skipped": dict(entry.skipped), "request": entry.request,
     }  # fmt: skip
-    return json.dumps(document).encode()
+    return json.dumps({**json.loads(before), **document}).encode()
 
 
 def _decode(entry: Entry) -> IndexEntry:

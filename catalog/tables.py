@@ -5,6 +5,10 @@ table can only be created in the transaction that sees its namespace, and a name
 
 A *managed* table is one that we write: its entry also has the table's shape, the schemas that records of the log may
 have, and for Iceberg the location of the current metadata file, which is what makes a commit (`Tables.change`).
+
+Releases meet in a catalog while a deployment is upgraded. What a newer one adds to an entry is kept when it is changed
+here (`Tables.change`, `Tables.rename`); an entry of a form that is not known is refused alone (`Tables.listed`), and no
+other table suffers for it.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -21,10 +25,17 @@ import pyarrow as pa
 
 from catalog.kv import KV, TXN_KEYS_MAX, Put
 from storage.clock import Clock
-from storage.errors import ConflictError, CorruptError, InvalidError, NotFoundError
+from storage.errors import (
+    ConflictError,
+    CorruptError,
+    FirnlineError,
+    InvalidError,
+    NotFoundError,
+    UnsupportedError,
+)
 from storage.tables.write import PartitionField, SortField, TableSpec
 
-__all__ = ["DEFAULT_NAMESPACE", "Managed", "TableEntry", "Tables"]
+__all__ = ["DEFAULT_NAMESPACE", "Listed", "Managed", "Refused", "TableEntry", "Tables"]
 
 DEFAULT_NAMESPACE = "default"
 RESERVED = ("information_schema", "scans", "firnline")
@@ -72,6 +83,31 @@ class TableEntry:
         if self.managed is not None and self.managed.metadata_location is not None:
             return self.managed.metadata_location
         return self.location
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A table whose entry cannot be read here: a newer release wrote it, or it is damaged; ``error`` says which.
+
+    id : None if not even that can be read
+    """
+
+    namespace: str
+    name: str
+    id: str | None
+    error: FirnlineError
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What the catalog lists, by namespace and name: tables, and those that cannot be read here."""
+
+    entries: Sequence[TableEntry]
+    refused: Sequence[Refused] = ()
+
+    def refused_as(self, table_id: str) -> Refused | None:
+        """Return a table that cannot be read and has this id, or may have it; None if there is none."""
+        return next((each for each in self.refused if each.id in (table_id, None)), None)
 
 
 class Tables:
@@ -187,7 +223,10 @@ class Tables:
             if found is None or entry is None or entry.id != table_id:
                 raise NotFoundError("no such table", table=f"{namespace}.{name}")
             altered = alter(entry)
-            if altered == entry or (await self._kv.txn({key: found.revision}, [Put(key, _encode(altered))])).succeeded:
+            if altered == entry:
+                return altered
+            put = Put(key, _encode(altered, found.value))
+            if (await self._kv.txn({key: found.revision}, [put])).succeeded:
                 return altered
             await asyncio.sleep(self._clock.uniform(0, min(0.002 * 2**attempt, 0.1)))
         raise ConflictError("the table's entry kept changing; try again", table=f"{namespace}.{name}")
@@ -202,7 +241,7 @@ class Tables:
                 raise NotFoundError("no such table", table=f"{old[0]}.{old[1]}")
             moved = replace(_decode(old_key, found.value), namespace=new[0], name=new[1])
             compares = {old_key: found.revision, new_key: 0}
-            puts = [Put(old_key, None), Put(new_key, _encode(moved))]
+            puts = [Put(old_key, None), Put(new_key, _encode(moved, found.value))]
             if new[0] != DEFAULT_NAMESPACE:
                 space = await self._kv.get(f"ns/{new[0]}")
                 if space is None:
@@ -216,9 +255,27 @@ class Tables:
         raise ConflictError("the table kept changing while it was renamed; try again", table=f"{old[0]}.{old[1]}")
 
     async def all(self) -> list[TableEntry]:
-        """Return every table, by namespace and name."""
-        entries, _ = await self._kv.range("table/")
-        return sorted((_decode(e.key, e.value) for e in entries), key=lambda table: (table.namespace, table.name))
+        """Return every table, by namespace and name.
+
+        Raises why, if one cannot be read: whoever takes a table that is not listed for dropped must know them all.
+        """
+        listed = await self.listed()
+        for each in listed.refused:
+            raise each.error
+        return list(listed.entries)
+
+    async def listed(self) -> Listed:
+        """Return every table that can be read, and why others cannot."""
+        found, _ = await self._kv.range("table/")
+        entries: list[TableEntry] = []
+        refused: list[Refused] = []
+        for each in sorted(found, key=lambda each: each.key.split("/", 2)):
+            try:
+                entries.append(_decode(each.key, each.value))
+            except FirnlineError as error:
+                _, namespace, name = each.key.split("/", 2)
+                refused.append(Refused(namespace, name, _id_of(each.value), error))
+        return Listed(entries, refused)
 
 
 def _check_name(name: str, kind: str) -> None:
@@ -226,14 +283,37 @@ def _check_name(name: str, kind: str) -> None:
         raise InvalidError(f"a {kind} name has 1 to {NAME_LENGTH_MAX} characters and no slash", name=name[:80])
 
 
-def _encode(entry: TableEntry) -> bytes:
+def _encode(entry: TableEntry, before: bytes = b"{}") -> bytes:
+    """Return an entry's stored form, with what the form ``before`` has and this release does not know."""
     document: dict[str, Any] = {
         "v": 1, "id": entry.id, "format": entry.format, "location": entry.location,
         "created_ms": entry.created_ms, "options": dict(entry.options),
     }  # fmt: skip
     if entry.managed is not None:
         document |= {"v": 2, "managed": _encode_managed(entry.managed)}
-    return json.dumps(document).encode()
+    old = json.loads(before)
+    if entry.managed is not None and "managed" in old:
+        document["managed"] = {**_unknown(old["managed"], _MANAGED), **document["managed"]}
+    return json.dumps({**_unknown(old, _FIELDS), **document}).encode()
+
+
+_FIELDS = frozenset(("v", "id", "format", "location", "created_ms", "options", "managed"))
+_MANAGED = frozenset(("table_id", "schema_id", "last_column_id", "primary_key", "partition_by", "order_by",
+                      "properties", "schemas", "shard", "metadata_location"))  # fmt: skip
+"""Fields of the forms that this release writes."""
+
+
+def _unknown(document: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name not in known}
+
+
+def _id_of(value: bytes) -> str | None:
+    """Return the id in an entry that cannot be read otherwise; None if that cannot be either."""
+    try:
+        found = json.loads(value)["id"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) and found else None
 
 
 def _encode_managed(managed: Managed) -> dict[str, Any]:
@@ -278,7 +358,10 @@ def _decode(key: str, value: bytes) -> TableEntry:
     try:
         document = json.loads(value)
         if document["v"] not in (1, 2):
-            raise CorruptError("a newer Firnline wrote this catalog entry; upgrade", key=key, version=document["v"])
+            raise UnsupportedError(
+                "a newer Firnline wrote this catalog entry; upgrade", table=f"{namespace}.{name}", key=key,
+                version=str(document["v"])[:20],
+            )  # fmt: skip
         return TableEntry(
             namespace, name, document["id"], document["format"], document["location"],
             document["created_ms"], document["options"],

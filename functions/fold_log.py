@@ -77,7 +77,7 @@ async def fold_all(
 ) -> FoldReport:
     """Fold all that is in the object store of the given logs, or of every log that a table of the catalog has."""
     report = FoldReport()
-    entries = [entry for entry in await tables.all() if entry.managed is not None]
+    entries = [entry for entry in (await tables.listed()).entries if entry.managed is not None]
     every = {entry.managed.shard for entry in entries if entry.managed is not None} | set(await logs.folded())
     for shard in sorted(every if shards is None else shards):
         await fold_shard(stores, logs, tables, clock, shard, settings, report, progress)
@@ -133,12 +133,18 @@ async def _fold_range(
     for each in found.records:
         by_table[each.record.table_id].append(each)
     # Asked after the records were read, so a table that has records and is not here was dropped.
-    entries = {entry.id: entry for entry in await tables.all()}
+    listed = await tables.listed()
+    entries = {entry.id: entry for entry in listed.entries}
     done = []
     for table_id, records in by_table.items():
-        entry = entries.get(table_id)
-        if entry is not None and table_id not in without:
+        entry, refused = entries.get(table_id), listed.refused_as(table_id)
+        if table_id in without:
+            continue
+        if entry is not None:
             done.append((table_id, await _fold_one(stores, tables, clock, entry, records, found.limit, settings)))
+        elif refused is not None:
+            # The mark waits for a release that reads the table's entry.
+            done.append((table_id, TableFold(f"{refused.namespace}.{refused.name}", Folded(), refused.error)))
     return done
 
 

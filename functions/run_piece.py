@@ -41,7 +41,7 @@ async def run_piece(work: Work, task: Task) -> Outcome:
     if task.engine and task.engine != ENGINE:
         raise UnsupportedError(
             "the plan is of another engine than this worker's; deploy coordinators and workers of one release",
-            plan=task.engine, worker=ENGINE,
+            plan=task.engine, worker=ENGINE, differs="engine",
         )  # fmt: skip
     if len(task.payload) <= _HERE_BYTES:
         buckets = _checked_buckets(work.stores, task.payload)
@@ -96,7 +96,9 @@ def _bound(work: Work, payload: bytes, buckets: set[str], inputs: Inputs) -> Exe
     except Exception as error:
         if "Unable to decode physical node" not in str(error):
             raise
-        raise CorruptError("the plan is not one that this worker's engine decodes", reason=str(error)[:300]) from None
+        raise CorruptError(
+            "the plan is not one that this worker's engine decodes", reason=str(error)[:300], differs="plan"
+        ) from None
 
 
 async def _write(work: Work, task: Task, plan: ExecutionPlan) -> list[Page]:

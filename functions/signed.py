@@ -68,7 +68,7 @@ def open_message(
     if not OLDEST <= version <= VERSION:
         raise InvalidError(
             f"the {what} is of another version; deploy workers before coordinators",
-            version=version, reads=f"{OLDEST}..{VERSION}",
+            version=version, reads=f"{OLDEST}..{VERSION}", differs="version",
         )  # fmt: skip
     content = memoryview(data)[:-_MAC_BYTES]
     if not any(hmac.compare_digest(hmac.digest(each, content, "sha256"), data[-_MAC_BYTES:]) for each in secrets):
@@ -94,7 +94,7 @@ def _check_must(what: str, must: Any, known: frozenset[str]) -> None:
     if missing:
         raise InvalidError(
             f"the {what} needs what this version does not know; deploy workers before coordinators",
-            fields=",".join(missing)[:200], version=VERSION,
+            fields=",".join(missing)[:200], version=VERSION, differs="fields",
         )  # fmt: skip
 
 

@@ -38,6 +38,6 @@ def opened(plan: bytes) -> bytes:
         raise UnsupportedError(
             "the plan was made by another engine; deploy one version to the coordinator and all workers, "
             "on one kind of processor",
-            plan=names[-1].decode(errors="replace"), worker=engine(),
+            plan=names[-1].decode(errors="replace"), worker=engine(), differs="engine",
         )  # fmt: skip
     return join_fields([each for each in fields if each[0] != SEAL])

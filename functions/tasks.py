@@ -7,7 +7,9 @@
 3. Wire form: ``FNTK``, version (uint16), length of the header (uint32), header (JSON), payload, HMAC-SHA256 over all
    before it. A worker reads every version from `OLDEST` to `VERSION` and says which it cannot; fields that it does not
    know are ignored unless the header's ``must`` names them. Replies are ``FNRS`` in the same form.
-4. A reply names the task and the checksum of its rows; the coordinator refuses any other.
+4. What one end cannot read since the other is of another release is an error with the fact ``differs``: which part
+   that is (`DIFFERS`). Nothing is wrong with the statement then, and its coordinator can run it by itself.
+5. A reply names the task and the checksum of its rows; the coordinator refuses any other.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any, Literal, get_args
 from functions.signed import OLDEST, VERSION, open_message, seal
 from storage.errors import CorruptError, FirnlineError, ForbiddenError, InvalidError
 
-__all__ = ["OLDEST", "VERSION", "Page", "Reply", "Task", "TaskKind",
+__all__ = ["DIFFERS", "OLDEST", "VERSION", "Page", "Reply", "Task", "TaskKind",
            "decode_reply", "decode_task", "encode_reply", "encode_task"]  # fmt: skip
 
 TaskKind = Literal["scan", "aggregate", "join", "sort", "merge", "query", "lookup", "compact", "fit"]
@@ -28,6 +30,8 @@ TaskKind = Literal["scan", "aggregate", "join", "sort", "merge", "query", "looku
 _TASK, _REPLY = b"FNTK", b"FNRS"
 _KINDS: frozenset[str] = frozenset(get_args(TaskKind))
 _ID_LENGTH_MAX = 200
+DIFFERS = frozenset(("version", "fields", "kind", "engine", "plan"))
+"""Wire form, fields that must be known, kind of task, engine of the plan, and a plan that it does not decode."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,8 @@ def decode_reply(data: bytes, secret: bytes, task: Task) -> Reply:
     except CorruptError:
         raise
     except FirnlineError as error:
-        raise CorruptError(f"a worker's reply cannot be read: {error}", task=task.id) from None
+        differs = error.facts.get("differs")
+        raise CorruptError(f"a worker's reply cannot be read: {error}", task=task.id, differs=differs) from None
     if (reply.statement_id, reply.task_id, reply.attempt) != (task.statement_id, task.id, task.attempt):
         raise CorruptError(
             "a worker answered another task than it was asked", task=task.id, attempt=task.attempt,
@@ -253,7 +258,10 @@ def _page(header: Mapping[str, Any], parts: Sequence[bytes]) -> Page:
 
 def _known_kind(value: Any) -> TaskKind:
     if value not in _KINDS:
-        raise ValueError(f"no such kind of task: {value!r}")
+        raise InvalidError(
+            "this worker knows no such kind of task; deploy workers before coordinators",
+            kind=str(value)[:_ID_LENGTH_MAX], differs="kind",
+        )  # fmt: skip
     kind: TaskKind = value
     return kind
 

@@ -22,8 +22,8 @@ class EngineCatalog:
         self._engine = engine
 
     async def list_tables(self) -> list[dict[str, Any]]:
-        """Return every table of the catalog."""
-        return [_entry(entry) for entry in await self._engine.tables.all()]
+        """Return every table of the catalog that this release can read."""
+        return [_entry(entry) for entry in (await self._engine.tables.listed()).entries]
 
     async def describe_table(self, namespace: str, name: str) -> dict[str, Any]:
         """Return a table as of its newest snapshot. Raises `NotFoundError`."""

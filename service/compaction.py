@@ -207,7 +207,7 @@ async def _pass(
         with tracing.span("sweep", {"firnline.shard": shard}):
             await _sweep(compaction, shard, report)
     report.errors.update(report.fold.errors)
-    entries = {f"{entry.namespace}.{entry.name}": entry for entry in await compaction.tables.all()}
+    entries = {f"{entry.namespace}.{entry.name}": entry for entry in (await compaction.tables.listed()).entries}
     for name in report.fold.by_table:
         if name in entries:
             with tracing.span("merge", {"firnline.table": name}):
@@ -263,7 +263,7 @@ async def index_tables(
         return
     try:
         # Listed anew: a fold of an Iceberg table gave it another metadata file.
-        entries = await compaction.tables.all()
+        entries = (await compaction.tables.listed()).entries
         wanted = [entry for entry in entries if every or f"{entry.namespace}.{entry.name}" in names]
         with tracing.span("index", {"firnline.tables": len(wanted)}) as span:
             await keep_indexes(parts, wanted, progress=progress, kept=report.indexed)
@@ -286,7 +286,7 @@ async def flush(compaction: Compaction, shards: Collection[int] | None = None) -
 
 
 async def _shards(compaction: Compaction) -> set[int]:
-    entries = await compaction.tables.all()
+    entries = (await compaction.tables.listed()).entries
     known = {entry.managed.shard for entry in entries if entry.managed is not None}
     return known | set(await compaction.logs.folded())
 

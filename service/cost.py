@@ -6,6 +6,7 @@ Prices are list prices in USD without free tiers; ``FIRN_PRICES`` replaces them,
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
 from storage.errors import InvalidError, LimitError
@@ -17,8 +18,10 @@ __all__ = [
     "PRICES",
     "Estimate",
     "Prices",
+    "StageSize",
     "check_cost",
     "estimate",
+    "estimate_stages",
     "prices_of",
 ]
 
@@ -109,6 +112,38 @@ def estimate(n_tasks: int, scan_bytes: int, n_files: int, prices: Prices, *, ove
     gb_s = work_s * WORKER_MEMORY_MB / 1024
     gets = (n_files + n_tasks) * ENGINE_GETS + scan_bytes // GET_BYTES
     puts = n_tasks
+    usd = gb_s * prices.gb_second + n_tasks * prices.invocation + prices.of_requests(gets, puts)
+    return Estimate(max(1, n_tasks), scan_bytes, gb_s, gets, puts, usd)
+
+
+@dataclass(frozen=True, slots=True)
+class StageSize:
+    """What a stage of tasks is reckoned by.
+
+    n_tasks : of it that workers run
+    scan_bytes : of files that they read
+    n_pages : of its rows that are stored, each written once
+    n_reads : of such pages, by all tasks of the stages above
+    copied_bytes : that these decode, all copies of a broadcast counted
+    """
+
+    n_tasks: int
+    scan_bytes: int
+    n_pages: int = 0
+    n_reads: int = 0
+    copied_bytes: float = 0.0
+
+
+def estimate_stages(stages: Iterable[StageSize], n_files: int, prices: Prices, *, overhead_s: float = 0.0) -> Estimate:
+    """Return what a statement may cost whose stages are known: as `estimate`, and what moves between them."""
+    every = list(stages)
+    n_tasks, scan_bytes = sum(each.n_tasks for each in every), sum(each.scan_bytes for each in every)
+    found = estimate(n_tasks, scan_bytes, n_files, prices, overhead_s=overhead_s)
+    moved_s = sum(each.copied_bytes for each in every) / ENGINE_BYTES_PER_S
+    gb_s = found.gb_s + moved_s * WORKER_MEMORY_MB / 1024
+    n_scans = sum(each.n_tasks for each in every if each.scan_bytes)
+    gets = found.gets - (n_tasks - n_scans) * ENGINE_GETS + sum(each.n_reads for each in every)
+    puts = sum(each.n_pages for each in every)
     usd = gb_s * prices.gb_second + n_tasks * prices.invocation + prices.of_requests(gets, puts)
     return Estimate(max(1, n_tasks), scan_bytes, gb_s, gets, puts, usd)
 

@@ -46,6 +46,8 @@ _TASKS = (
     Counted("total", "firnline_task_throttles", "Attempts that workers had no room for."),
     Counted("total", "firnline_task_hedges", "Second copies of stragglers, by whether they were first.", ("won",)),
     Counted("total", "firnline_task_moved_bytes", "Between coordinators and workers, and through pages."),
+    Counted("total", "firnline_task_fallbacks",
+            "Statements that did without workers, since these are of another release.", ("outcome",)),
 )  # fmt: skip
 _STATEMENTS = (
     Counted("total", "firnline_statement_cost_usd", "What statements cost by the price list."),

@@ -49,7 +49,7 @@ async def _history(cursor: Cursor, loading: Loading) -> pa.Table:
     name = cursor.table_name()
     limit = cursor.integer("how many commits") if cursor.skip("LIMIT") else HISTORY_MAX
     cursor.end()
-    entry = loading.entries.get(name)
+    entry = loading.entry(name)
     if entry is None:
         raise NotFoundError("no such table", table=".".join(name))
     rows = await history_of(loading, await loading.load(entry), limit)
@@ -61,7 +61,7 @@ async def _indexes(cursor: Cursor, loading: Loading, models: Models) -> pa.Table
     if cursor.skip("FROM") or cursor.skip("ON") or cursor.skip("IN") or cursor.skip("OF"):
         wanted = cursor.table_name()
     cursor.end()
-    if wanted is not None and wanted not in loading.entries:
+    if wanted is not None and loading.entry(wanted) is None:
         raise NotFoundError("no such table", table=".".join(wanted))
     entries = [entry for name, entry in loading.entries.items() if wanted in (None, name)]
     every = await loading.indexes.all()

@@ -18,7 +18,7 @@ from catalog.tables import TableEntry, Tables
 from functions.tail import TableTail, Tails
 from service.snapshots import SnapshotCache
 from service.statement import Receipt
-from storage.errors import ConflictError, NotFoundError, UnavailableError
+from storage.errors import ConflictError, FirnlineError, NotFoundError, UnavailableError
 from storage.stores import Stores
 from storage.tables.snapshot import At, Snapshot
 from storage.tables.watermark import watermark_of
@@ -38,6 +38,7 @@ class Known:
     """
 
     entries: Mapping[TableName, TableEntry] | None = None
+    refused: Mapping[TableName, FirnlineError] = field(default_factory=dict)
     marks_before: Mapping[int, int] = field(default_factory=dict)
     namespaces: tuple[str, ...] = ()
     indexes: Mapping[str, tuple[IndexEntry, ...]] = field(default_factory=dict)
@@ -71,6 +72,8 @@ class Loading:
     entries: Mapping[TableName, TableEntry] = field(default_factory=dict)
     namespaces: tuple[str, ...] = ()
     names_gets: int = 0
+    refused: Mapping[TableName, FirnlineError] = field(default_factory=dict)
+    """Tables whose entries cannot be read here, and why."""
     _named: bool = False
     _marks_before: Mapping[int, int] = field(default_factory=dict)
     _folded: asyncio.Task[Mapping[int, int]] | None = None
@@ -82,20 +85,28 @@ class Loading:
         marks = self.known.folded or {}
         self.stores.count.gets += self.names_gets
         try:
-            entries, namespaces, indexes = await asyncio.gather(
-                self.tables.all(), self.tables.namespaces(), self.indexes.all()
+            listed, namespaces, indexes = await asyncio.gather(
+                self.tables.listed(), self.tables.namespaces(), self.indexes.all()
             )
         except UnavailableError:
             if self.known.entries is None:
                 raise
             self.receipt.catalog_stale = True
         else:
-            self.known.entries = {(entry.namespace, entry.name): entry for entry in entries}
+            self.known.entries = {(entry.namespace, entry.name): entry for entry in listed.entries}
+            self.known.refused = {(each.namespace, each.name): each.error for each in listed.refused}
             self.known.namespaces, self.known.marks_before = tuple(namespaces), marks
             self.known.indexes = indexes
         self.entries, self.namespaces = self.known.entries, self.known.namespaces
+        self.refused = self.known.refused
         self._marks_before = self.known.marks_before
         self._named = True
+
+    def entry(self, name: TableName) -> TableEntry | None:
+        """Return a table's entry, once `names` has run; None: there is no such table. Raises why it cannot be read."""
+        if name in self.refused:
+            raise self.refused[name]
+        return self.entries.get(name)
 
     def begin(self, name: TableName) -> None:
         """Ask for the log's marks already, at the same time as for the names, if a log feeds the table."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,8 @@ class Planned:
     """By the names of the plan."""
     stages: Stages | None = None
     """What runs in place of ``plan``: tasks on workers."""
+    here: Callable[[], Awaitable[ExecutionPlan]] | None = None
+    """Of a statement with ``stages``: plans it for this process, should the workers refuse them."""
 
     @property
     def remote(self) -> bool:

@@ -6,11 +6,12 @@ import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from datafusion import DataFrame, LogicalPlan, SessionContext
+from datafusion import DataFrame, ExecutionPlan, LogicalPlan, SessionContext
 from datafusion.catalog import Table
 
 from catalog.tables import DEFAULT_NAMESPACE, TableEntry
@@ -105,9 +106,9 @@ class Planner:
         routes = {} if lists_catalog else await self._making.routes(meant, wanted, self._filters)
         scans = await self._make_scans(meant, wanted, routes)
         if self._fan_out is not None and scans and not lists_catalog:
-            n_files = sum(each.n_scanned for each in scans.values())
-            checked = not self._only_explains
+            n_files, checked = self._n_scanned(scans), not self._only_explains
             self._tasks = await self._fan_out.choose(self._statement, self._scan_bytes, n_files, checked=checked)
+            self._receipt.workers_differ = self._tasks.differ
         finish = self._collect_catalog if lists_catalog else self._physical
         with tracing.span("plan"):
             planned = await self._session.in_planner(finish, scans)
@@ -127,7 +128,8 @@ class Planner:
 
     async def _load_tables(self) -> None:
         """Load, all at once, the tables that the statement's words may mean; a failure counts only if one is used."""
-        named = [name for name in self._entries if name[1] in self._parsed.words and name not in self._given]
+        every = (*self._entries, *self._loading.refused)
+        named = [name for name in every if name[1] in self._parsed.words and name not in self._given]
         refs = [(DEFAULT_NAMESPACE, generated) for generated in self._parsed.refs]
         loaded = await asyncio.gather(*map(self._load, [*named, *refs]))
         for name, found in zip([*named, *refs], loaded, strict=True):
@@ -139,7 +141,9 @@ class Planner:
         try:
             ref = self._parsed.refs.get(name[1]) if name[0] == DEFAULT_NAMESPACE else None
             if ref is None:
-                return await self._loading.load(self._entries[name], tail=not self._only_describes)
+                meant = self._loading.entry(name)
+                assert meant is not None
+                return await self._loading.load(meant, tail=not self._only_describes)
             if ref.changes is not None:
                 self._given[name] = await self._changes(ref)
                 return None
@@ -150,7 +154,7 @@ class Planner:
                 found = await self._reading.snapshots.resolve(self._stores, ref.format, ref.location, ref.at, {})
                 return Loaded(found)
             original = (ref.namespace or DEFAULT_NAMESPACE, ref.name or "")
-            entry = self._entries.get(original)
+            entry = self._loading.entry(original)
             if entry is None:
                 return translate(
                     ValueError(f"table '{'.'.join(original)}' not found"), self._parsed.sql, self._listed()
@@ -166,7 +170,7 @@ class Planner:
 
         assert ref.changes is not None
         start, limit = ref.changes
-        entry = self._entries.get((ref.namespace or DEFAULT_NAMESPACE, ref.name or ""))
+        entry = self._loading.entry((ref.namespace or DEFAULT_NAMESPACE, ref.name or ""))
         if entry is None:
             raise NotFoundError("no such table", table=f"{ref.namespace or DEFAULT_NAMESPACE}.{ref.name}")
         loaded = await self._loading.load(entry, At(version=limit))
@@ -272,7 +276,7 @@ class Planner:
             return self._given[name]
         found = self._tables.get(name)
         if found is None:
-            if name not in self._entries:
+            if name not in self._entries and name not in self._loading.refused:
                 return None
             found = asyncio.run_coroutine_threadsafe(self._load(name), self._loop).result()
             if found is None:
@@ -335,6 +339,9 @@ class Planner:
         except BaseException as error:
             raise self._translated(error) from error
 
+    def _n_scanned(self, scans: Mapping[TableName, TableScan]) -> int:
+        return sum(each.n_scanned for each in scans.values())
+
     @property
     def _only_explains(self) -> bool:
         return self._parsed.explained > 0 and not any(each.is_word("ANALYZE") for each in self._parsed.tokens[1:3])
@@ -383,10 +390,24 @@ class Planner:
                 first = [with_tables(schema, shown, self._tasks.describe(stages))] if self._parsed.explained else []
                 loaded = {name: self._loaded(name) for name in used}
                 if stages is not None and not self._only_explains and self._tasks.runs(stages):
-                    return Planned(schema, None, first, shown, False, loaded, stages)
+                    return Planned(
+                        schema, None, first, shown, False, loaded, stages, partial(self._here, table, remote)
+                    )
                 return Planned(schema, frame.execution_plan(), first, shown, self._late and not remote, loaded)
             except BaseException as error:
                 raise self._translated(error) from error
+
+    async def _here(self, table: Callable[[TableName], Table | None], remote: bool) -> ExecutionPlan:
+        """Return the plan of a statement that was cut, as one."""
+
+        def plan() -> ExecutionPlan:
+            with self._session.planning(self._names(table), remote=remote) as context:
+                try:
+                    return self._frame(context, self._text).execution_plan()
+                except BaseException as error:
+                    raise self._translated(error) from error
+
+        return await self._session.in_planner(plan)
 
     def _cut(
         self, table: Callable[[TableName], Table | None], remote: bool, scans: Mapping[TableName, TableScan]
@@ -398,6 +419,10 @@ class Planner:
         stages = self._split(table, remote, self._tasks.n_tasks, buckets)
         if self._tasks.shuffles_too_widely(stages):
             stages = self._split(table, remote, SHUFFLED_TASKS_MAX, buckets)
+        if self._fan_out is not None:
+            self._tasks = self._fan_out.priced(
+                self._tasks, stages, self._n_scanned(scans), self._statement, checked=not self._only_explains
+            )
         return stages
 
     def _split(

@@ -100,6 +100,8 @@ class Receipt:
     """Rows that were read from the log, since no table holds them yet."""
     catalog_stale: bool = False
     """The catalog did not answer: the tables are those that this process knew."""
+    workers_differ: bool = False
+    """The workers are of another release: what would have been tasks ran in the process that answers."""
     slow_files: int = 0
     """Files read by the slower merge-on-read reader."""
     tasks: int = 1

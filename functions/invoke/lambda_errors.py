@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, ParamValidationError
 
 from functions.invoke.outcome import RETRY_AFTER_S, refused
+from functions.tasks import DIFFERS
 from storage.errors import (
     STATUS,
     FirnlineError,
@@ -28,6 +30,7 @@ _INVALID = ("ResourceNotFound", "InvalidParameterValue", "InvalidRequestContent"
             "ValidationException", "InvalidRuntime", "InvalidZipFile", "RecursiveInvocation")  # fmt: skip
 _THROTTLED = ("TooManyRequests", "Throttl", "EC2Throttled", "RequestLimitExceeded", "SlowDown")
 _SAID = 500
+_DIFFERS = re.compile(r" differs=(\w+)(?:\s|$)")
 
 
 def of_client(error: Exception, function: str) -> FirnlineError:
@@ -70,6 +73,12 @@ def _retry_after_s(headers: Mapping[str, str]) -> float:
         return RETRY_AFTER_S
 
 
+def _differs(said: str) -> dict[str, str]:
+    """Return the one fact that coordinators act on: Lambda passes on an error's class and its text, and no more."""
+    found = _DIFFERS.search(said)
+    return {"differs": found[1]} if found is not None and found[1] in DIFFERS else {}
+
+
 _CLASSES = {cls.__name__ for cls in STATUS}
 
 
@@ -78,7 +87,7 @@ def of_function(answer: Any, function: str) -> FirnlineError:
     found = answer if isinstance(answer, dict) else {}
     kind, said = str(found.get("errorType") or ""), str(found.get("errorMessage") or "")[:_SAID]
     if kind in _CLASSES:
-        return refused({"error": kind, "message": said, "facts": {"function": function}})
+        return refused({"error": kind, "message": said, "facts": {"function": function} | _differs(said)})
     facts = {"function": function, "kind": kind or None, "reason": said or None}
     if kind == "Function.ResponseSizeTooLarge" or "exceeded maximum allowed payload size" in said:
         return LimitError("the reply is larger than Lambda gives", limit="reply_bytes", **facts)

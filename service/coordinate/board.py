@@ -18,9 +18,9 @@ Key = tuple[int, int]
 
 INLINE_BYTES_MAX = 1 << 20
 """Of rows in a reply."""
-_MESSAGE_BYTES_MAX = 8 << 20
+MESSAGE_BYTES_MAX = 8 << 20
 """Of rows in a task, for one leaf, where the invoker sets no limit."""
-_COPIED_BYTES_MAX = 256 << 10
+COPIED_BYTES_MAX = 256 << 10
 """Of rows that go into every task of a stage."""
 
 
@@ -152,6 +152,6 @@ class Board:
         # Readers of buckets get one share of a page each; other readers get all pages, each of them.
         copies = 1 if stage.exchange.kind == "hash" else max(self._states[each].stage.n_partitions
                                                              for each in state.readers)  # fmt: skip
-        room = (self._limits.message_bytes or 2 * _MESSAGE_BYTES_MAX) // 2
-        total = min(room, _MESSAGE_BYTES_MAX) if copies == 1 else min(room, _COPIED_BYTES_MAX)
+        room = (self._limits.message_bytes or 2 * MESSAGE_BYTES_MAX) // 2
+        total = min(room, MESSAGE_BYTES_MAX) if copies == 1 else min(room, COPIED_BYTES_MAX)
         return min(most, total // max(1, stage.n_partitions))

@@ -5,10 +5,15 @@ from __future__ import annotations
 from service.coordinate.terms import Tally
 from storage.counts import Counts
 
-__all__ = ["count_tasks"]
+__all__ = ["count_fallback", "count_tasks"]
 
 _ATTEMPTS_TOLD = 3
 """Attempts past this one are told together."""
+
+
+def count_fallback(counts: Counts, *, ran: bool) -> None:
+    """Count a statement whose workers are of another release: it ran in this process, or was refused."""
+    counts.add("firnline_task_fallbacks", 1, outcome="ran" if ran else "refused")
 
 
 def count_tasks(counts: Counts, tally: Tally) -> None:

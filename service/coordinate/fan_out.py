@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -21,12 +21,14 @@ from functions.session import Session
 from functions.stages import BROADCAST_BYTES, Stage, Stages, bind, pages_of
 from functions.tasks import Page, Reply, Task
 from service.coordinate.choose import TASK_OVERHEAD_S, Choice, choose
-from service.coordinate.counted import count_tasks
+from service.coordinate.counted import count_fallback, count_tasks
+from service.coordinate.releases import Releases, WorkersDifferError
 from service.coordinate.run import StageRun
+from service.coordinate.sizes import stage_sizes
 from service.coordinate.tasks import Tasks, measured
 from service.coordinate.terms import Tally, Terms, Workers
 from service.coordinate.verdict import page_of, told
-from service.cost import Prices, check_cost, estimate
+from service.cost import Estimate, Prices, check_cost, estimate, estimate_stages
 from service.statement import Receipt, Statement
 from storage.clock import Clock
 from storage.counts import Counts
@@ -74,15 +76,17 @@ class FanOut:
         self._options, self._open, self._session = options, open_invoker, session
         self._stores, self._clock, self._lake = stores, clock, lake
         self._invoker: Invoker | None = None
+        self.releases = Releases(clock, options.n_cores)
         self.counts = Counts()
         self._opening = asyncio.Lock()
         self._swept_s: float | None = None
         self._sweeping: asyncio.Task[None] | None = None
 
     async def choose(self, statement: Statement, scan_bytes: int, n_files: int, *, checked: bool = True) -> Tasks:
-        """Return how many tasks a statement gets.
+        """Return how many tasks a statement gets: none while the workers are known to be of another release.
 
-        Raises `LimitError` with the estimate if that is past its limit, unless it is not ``checked``.
+        Raises `LimitError` with the estimate if that is past its limit, and `UnavailableError` for a statement that
+        needs workers while there are none of this release, unless it is not ``checked``.
         """
         options = self._options
         limits = [each for each in (options.tasks_max, statement.max_tasks) if each]
@@ -95,11 +99,36 @@ class FanOut:
             )  # fmt: skip
         else:
             choice = Choice(0, "the statement asks for this process" if is_set else "")
+        differ = self.releases.reason if choice.n_tasks else ""
+        if differ:
+            choice = Choice(0, differ)
+            if checked:
+                self._check_here(scan_bytes, statement)
         found = estimate(choice.n_tasks, scan_bytes, n_files, options.prices, overhead_s=TASK_OVERHEAD_S)
-        for most in (options.max_usd, statement.limits.cost_usd_max) if checked else ():
-            check_cost(found, most)
+        if checked:
+            self._check_cost(found, statement)
         forced = statement.functions == "fan-out"
-        return Tasks(choice.n_tasks, choice.reason, found, forced, options.broadcast_bytes)
+        return Tasks(choice.n_tasks, choice.reason, found, forced, options.broadcast_bytes, bool(differ))
+
+    def priced(self, tasks: Tasks, stages: Stages, n_files: int, statement: Statement, *, checked: bool) -> Tasks:
+        """Return the choice with the price of the stages that its plan was cut into. Raises as `choose`."""
+        if not tasks.runs(stages):
+            return tasks
+        found = estimate_stages(stage_sizes(stages), n_files, self._options.prices, overhead_s=TASK_OVERHEAD_S)
+        if checked:
+            self._check_cost(found, statement)
+        return replace(tasks, estimate=found)
+
+    def _check_cost(self, found: Estimate, statement: Statement) -> None:
+        for most in (self._options.max_usd, statement.limits.cost_usd_max):
+            check_cost(found, most)
+
+    def _check_here(self, scan_bytes: int, statement: Statement) -> None:
+        """Count a statement that has to do without its workers. Raises `UnavailableError` if it cannot."""
+        fits = self.releases.fits_here(scan_bytes, statement.limits.timeout_ms)
+        count_fallback(self.counts, ran=fits)
+        if not fits:
+            raise self.releases.too_large(scan_bytes, statement.limits.timeout_ms)
 
     @property
     def prices(self) -> Prices:
@@ -143,7 +172,8 @@ class FanOut:
         """Run the stages as tasks and yield the last one's rows; closing it stops all and deletes the pages.
         ``tally`` gets the count.
 
-        Raises the error of a task that failed for good.
+        Raises the error of a task that failed for good; `WorkersDifferError` if the workers refuse the tasks since they
+        are of another release, the statement can run in this process, and no row is gone out.
         """
         invoker = await self.invoker()
         self._sweep_sometimes()
@@ -151,12 +181,21 @@ class FanOut:
         last = stages.stages[-1]
         body = stages.stages if last.whole else stages.stages[:-1]
         run = StageRun(body, None if last.whole else last, invoker, self._clock, terms, tally, self._local)
+        n_sent = 0
         try:
             await run.run()
             answer = self._answered(run, last, stores, terms.memory_bytes)
             async with aclosing(answer) as batches:
                 async for batch in batches:
+                    n_sent += 1
                     yield batch
+        except FirnlineError as error:
+            if self.releases.learn(error) is None:
+                raise
+            if n_sent:
+                raise self.releases.told("rows of the statement are gone out already; send it again", error) from error
+            self._check_here(sum(stage.scan_bytes for stage in stages.stages), statement)
+            raise WorkersDifferError(self.releases.reason) from error
         finally:
             count_tasks(self.counts, tally)
             if run.untidy or run.stored:

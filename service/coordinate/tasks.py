@@ -28,6 +28,7 @@ class Tasks:
     n_tasks : of the widest stage; 0: the statement runs in this process
     forced : the statement asks for tasks, so that also what cannot be cut runs as one
     broadcast_bytes : of all copies of a join's smaller side; None: `functions.stages.BROADCAST_BYTES`
+    differ : it would have tasks, were the workers not of another release
     """
 
     n_tasks: int = 0
@@ -35,6 +36,7 @@ class Tasks:
     estimate: Estimate | None = None
     forced: bool = False
     broadcast_bytes: int | None = None
+    differ: bool = False
 
     def runs(self, stages: Stages) -> bool:
         """Tell whether a plan that was made to be cut runs as tasks."""

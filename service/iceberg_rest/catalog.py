@@ -68,7 +68,7 @@ class IcebergCatalog:
     async def names(self, namespace: str) -> list[str]:
         """Return the names of a namespace's Iceberg tables, in order."""
         await self.check_namespace(namespace)
-        entries = await self.tables.all()
+        entries = (await self.tables.listed()).entries
         return sorted(entry.name for entry in entries if entry.namespace == namespace and entry.format == _FORMAT)
 
     async def entry(self, namespace: str, name: str) -> TableEntry:

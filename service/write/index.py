@@ -97,7 +97,7 @@ async def _table(work: Work, name: tuple[str, str]) -> TableEntry:
     try:
         return await work.engine.tables.get(*name)
     except NotFoundError:
-        known = {f"{each.namespace}.{each.name}": each for each in await work.engine.tables.all()}
+        known = [f"{each.namespace}.{each.name}" for each in (await work.engine.tables.listed()).entries]
         near = difflib.get_close_matches(".".join(name).lower(), [each.lower() for each in known], 3, 0.6)
         meant = [each.removeprefix("default.") for each in known if each.lower() in near]
         hint = f"; did you mean {' or '.join(meant)}?" if meant else "; an index is of a table of the catalog"

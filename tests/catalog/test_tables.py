@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,10 +13,12 @@ from catalog.kv import Put
 from catalog.kv.memory import MemoryKV
 from catalog.tables import NAME_LENGTH_MAX, TableEntry, Tables
 from storage.clock import SystemClock
-from storage.errors import ConflictError, CorruptError, InvalidError, NotFoundError
+from storage.errors import ConflictError, CorruptError, InvalidError, NotFoundError, UnsupportedError
 
 pytestmark = pytest.mark.anyio
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "catalog"
+KEY = "table/default/t"
 ENTRY = TableEntry("default", "t", "id0", "parquet", "file:///x", 5, {"k": "v"})
 
 
@@ -127,3 +132,71 @@ async def test_an_entry_that_cannot_be_read_is_named(tables: Tables, kv: MemoryK
     await kv.txn({}, [Put("table/default/bad", value)])
     with pytest.raises(CorruptError, match="table/default/bad"):
         await tables.all()
+
+
+# Entries of other releases
+
+
+def golden(name: str) -> Any:
+    return json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+async def stored(kv: MemoryKV, key: str = KEY) -> Any:
+    found = await kv.get(key)
+    assert found is not None
+    return json.loads(found.value)
+
+
+@pytest.mark.parametrize("name", ["table-v1", "table-v2", "table-v2-grown"])
+async def test_an_entry_keeps_all_that_is_in_it_when_it_is_changed(tables: Tables, kv: MemoryKV, name: str) -> None:
+    """As releases wrote it, and as one may that knows more fields."""
+    await kv.txn({}, [Put(KEY, json.dumps(golden(name)).encode())])
+    entry = await tables.get("default", "t")
+    assert (entry.id, entry.created_ms) == ("t-1", 1_700_000_000_000)
+    await tables.change("default", "t", "t-1", lambda each: replace(each, created_ms=5))
+    assert await stored(kv) == golden(name) | {"created_ms": 5}
+    await tables.rename(("default", "t"), ("default", "u"))
+    assert await stored(kv, "table/default/u") == golden(name) | {"created_ms": 5}
+
+
+async def test_a_managed_entry_is_read_as_it_was_written(tables: Tables, kv: MemoryKV) -> None:
+    await kv.txn({}, [Put(KEY, json.dumps(golden("table-v2")).encode())])
+    entry = await tables.get("default", "t")
+    assert entry.managed is not None
+    spec = entry.managed.spec
+    assert entry.source == "s3://bucket/lake/t/metadata/00001.metadata.json"
+    assert (spec.schema.names, spec.primary_key, spec.schema_id) == (["k", "day", "n"], ("k",), 1)
+    assert [each.name for each in spec.partition_by] == ["day"]
+    assert entry.managed.schemas.keys() == {0, 1}
+
+
+async def test_an_entry_of_a_newer_form_is_refused_alone(tables: Tables, kv: MemoryKV) -> None:
+    await tables.create(replace(ENTRY, name="other"))
+    await kv.txn({}, [Put(KEY, json.dumps(golden("table-v9")).encode()), Put("table/default/bad", b"no JSON")])
+    listed = await tables.listed()
+    assert [each.name for each in listed.entries] == ["other"]
+    assert [(each.name, each.id, type(each.error)) for each in listed.refused] == [
+        ("bad", None, CorruptError),
+        ("t", "t-1", UnsupportedError),
+    ]
+    with pytest.raises(UnsupportedError, match=r"a newer Firnline wrote this catalog entry; upgrade table=default\.t"):
+        await tables.get("default", "t")
+    with pytest.raises(UnsupportedError, match="upgrade"):
+        await tables.change("default", "t", "t-1", lambda each: each)
+    with pytest.raises(CorruptError):
+        await tables.all()
+    assert (await tables.get("default", "other")).id == "id0"
+    assert await stored(kv) == golden("table-v9")
+
+
+async def test_a_table_that_cannot_be_read_is_not_taken_for_dropped(tables: Tables, kv: MemoryKV) -> None:
+    await kv.txn({}, [Put(KEY, json.dumps(golden("table-v9")).encode())])
+    listed = await tables.listed()
+    known = listed.refused_as("t-1")
+    assert known is not None
+    assert known.name == "t"
+    assert listed.refused_as("t-2") is None
+    await kv.txn({}, [Put("table/default/bad", b"no JSON")])
+    unknown = (await tables.listed()).refused_as("t-2")
+    assert unknown is not None
+    assert unknown.name == "bad"

@@ -20,7 +20,6 @@ import pytest
 
 from functions.exchange import sweep_results
 from functions.invoke.outcome import check_message, check_reply
-from functions.signed import VERSION
 from service.executor import InlineExecutor
 from service.settings import FunctionAccess
 from service.statement import Limits, Receipt, Statement
@@ -28,7 +27,6 @@ from storage.errors import (
     CorruptError,
     FirnlineError,
     ForbiddenError,
-    InvalidError,
     LimitError,
     OverloadedError,
     StatementTimeoutError,
@@ -207,15 +205,6 @@ async def test_a_page_that_is_gone_is_written_anew(lake: Lake) -> None:
     await faulty(lake, after=after)
     assert await ask(lake) == right
     assert gone
-
-
-async def test_a_worker_of_another_version_says_so(lake: Lake) -> None:
-    async def before(_number: int, message: bytes) -> bytes:
-        return message[:4] + (VERSION + 1).to_bytes(2, "little") + message[6:]
-
-    await faulty(lake, before=before)
-    with pytest.raises(InvalidError, match=r"another version; deploy workers before coordinators.*version=2 reads=1"):
-        await ask(lake)
 
 
 async def test_a_message_that_is_damaged_on_its_way_is_refused(lake: Lake) -> None:

@@ -1,15 +1,12 @@
 """Old and new releases beside each other: coordinators and workers, servers on one lake, and what old ones left there.
 
-A coordinator or worker of another release is played by rewriting signed messages on their way: fields that an older one
-does not know are gone, fields that a newer one has are there.
+Workers that refuse a coordinator's tasks are in `test_rolling_release.py`.
 """
 
 from __future__ import annotations
 
-import hmac
 import json
-import struct
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -34,40 +31,19 @@ from service.log.wire import (
 )
 from service.settings import FunctionAccess
 from service.statement import Limits, Statement
-from storage.errors import CorruptError, FirnlineError
+from storage.errors import ConflictError, UnsupportedError
 from storage.log import AckMode, Position, Receipt, Record, RecordKind
 from storage.log.access import Touched
 from storage.log.records import encode_record
 from storage.log.tail import Entry
-from tests.support.faulty_invoker import FaultyInvoker
 from tests.support.golden_lake import ANSWERS, GOLDEN, open_unpacked
 from tests.support.lakes import Lake, open_lake
+from tests.support.other_release import PREFIX, SECRET, Change, between, plus, without
 
 pytestmark = pytest.mark.anyio
 
-SECRET = "a secret of this test"
 SQL = "SELECT a.g, count(*) AS n, sum(a.v) AS s FROM t a JOIN t b ON a.k = b.k GROUP BY a.g ORDER BY a.g"
-PREFIX = struct.Struct("<4sHI")
 VERSIONS = sorted(path.name.removesuffix(".tar.gz") for path in GOLDEN.glob("*.tar.gz"))
-
-Change = Callable[[dict[str, Any]], Mapping[str, Any]]
-
-
-def rewritten(message: bytes, change: Change, version: int | None = None) -> bytes:
-    """Return a signed message with another header."""
-    magic, known, n_bytes = PREFIX.unpack_from(message)
-    start = PREFIX.size + n_bytes
-    header = json.dumps(change(json.loads(message[PREFIX.size : start]))).encode()
-    content = PREFIX.pack(magic, version or known, len(header)) + header + message[start:-32]
-    return content + hmac.digest(SECRET.encode(), content, "sha256")
-
-
-def without(*names: str) -> Change:
-    return lambda header: {name: value for name, value in header.items() if name not in names}
-
-
-def plus(**more: Any) -> Change:
-    return lambda header: {**header, **more}
 
 
 def fewer_in_usage(header: dict[str, Any]) -> dict[str, Any]:
@@ -107,23 +83,6 @@ async def ask(lake: Lake, functions: Any = "fan-out") -> list[Any]:
     return pa.Table.from_batches(batches, result.schema).to_pylist()
 
 
-async def between(lake: Lake, *, tasks: Change | None = None, replies: Change | None = None, **versions: int) -> None:
-    """Have all messages between the lake's coordinator and its workers rewritten."""
-    coordinator = lake.engine._fan_out
-    assert coordinator is not None
-    invoker = await coordinator.invoker()
-    if isinstance(invoker, FaultyInvoker):
-        invoker = invoker.inner
-
-    async def before(_number: int, message: bytes) -> bytes:
-        return message if tasks is None else rewritten(message, tasks, versions.get("task_version"))
-
-    async def after(_number: int, message: bytes) -> bytes:
-        return message if replies is None else rewritten(message, replies, versions.get("reply_version"))
-
-    coordinator._invoker = FaultyInvoker(invoker, before, after)
-
-
 # Coordinators and workers
 
 
@@ -152,31 +111,6 @@ async def test_another_release_at_the_other_end_gives_the_same_rows(
     await between(lake, tasks=tasks, replies=replies)
     assert await ask(lake) == wanted
     assert lake.receipt.tasks > 1
-
-
-@pytest.mark.parametrize(
-    ("tasks", "versions", "said"),
-    [
-        (plus(colour="red", must=["colour"]), {}, "deploy workers before coordinators"),
-        (plus(), {"task_version": 2}, "deploy workers before coordinators"),
-        (plus(engine="datafusion 999"), {}, "datafusion 999"),
-        (plus(kind="hologram"), {}, "no such kind of task"),
-    ],
-    ids=["a field that it must know", "a version that it does not read", "another engine", "another kind of task"],
-)
-async def test_a_worker_that_is_too_old_says_so_and_gives_no_rows(
-    lake: Lake, tasks: Change, versions: Mapping[str, int], said: str
-) -> None:
-    await between(lake, tasks=tasks, **versions)
-    with pytest.raises(FirnlineError, match=said) as caught:
-        await ask(lake)
-    assert not isinstance(caught.value, CorruptError)
-
-
-async def test_a_reply_of_a_version_that_is_not_read_is_no_answer(lake: Lake) -> None:
-    await between(lake, replies=plus(), reply_version=2)
-    with pytest.raises(CorruptError, match="version=2"):
-        await ask(lake)
 
 
 def test_what_is_written_names_no_field_that_version_1_lacks() -> None:
@@ -252,15 +186,45 @@ async def test_catalog_entries_with_more_in_them_are_read(tmp_path: Path) -> Non
         assert (await lake.engine.kv.txn({found.key: found.revision}, [put])).succeeded
         assert await lake.value("SELECT count(*) FROM t") == 1
         await lake.table("INSERT INTO t VALUES (2)")
-        assert await lake.value("SELECT count(*) FROM t") == 2
+        await lake.table("ALTER TABLE t ADD COLUMN n INT")
+        await lake.table("ALTER TABLE t RENAME TO u")
+        assert await lake.value("SELECT count(*) FROM u") == 2
+        kept = await lake.engine.kv.get("table/default/u")
+        assert kept is not None
+        document = json.loads(kept.value)
+        assert (document["colour"], document["managed"]["mood"]) == ("red", "good")
 
 
-async def test_a_catalog_entry_of_a_newer_form_is_refused_in_words(tmp_path: Path) -> None:
+async def test_only_statements_that_name_a_table_of_a_newer_form_fail(tmp_path: Path) -> None:
     async with open_lake(tmp_path) as lake:
-        await lake.table("CREATE TABLE t (k BIGINT) USING delta")
-        found = await lake.engine.kv.get("table/default/t")
+        kv = lake.engine.kv
+        for name in ("t", "u"):
+            await lake.table(f"CREATE TABLE {name} (k BIGINT, PRIMARY KEY (k)) USING delta")
+            await lake.table(f"INSERT INTO {name} VALUES (1), (2)")
+        found = await kv.get("table/default/t")
         assert found is not None
         put = Put(found.key, json.dumps(json.loads(found.value) | {"v": 9}).encode())
-        assert (await lake.engine.kv.txn({found.key: found.revision}, [put])).succeeded
-        with pytest.raises(CorruptError, match="a newer Firnline wrote this catalog entry; upgrade"):
-            await lake.value("SELECT count(*) FROM t")
+        assert (await kv.txn({found.key: found.revision}, [put])).succeeded
+        for sql in ("SELECT count(*) FROM t", "SELECT k FROM t WHERE k = 1", "INSERT INTO t VALUES (3)", "OPTIMIZE t",
+                    "SELECT count(*) FROM u JOIN t USING (k)", "DESCRIBE t", "SHOW HISTORY FROM t",
+                    "SELECT * FROM t FOR VERSION AS OF 0", "CREATE INDEX i ON t (k)", "DELETE FROM t",
+                    "CREATE TABLE t (k BIGINT) USING delta"):  # fmt: skip
+            with pytest.raises((UnsupportedError, ConflictError), match=r"upgrade table=default|exists already"):
+                await lake.table(sql)
+        assert await lake.value("SELECT count(*) FROM u") == 2
+        await lake.table("INSERT INTO u VALUES (3)")
+        await lake.table("UPDATE u SET k = 4 WHERE k = 3")
+        await lake.table("CREATE TABLE w AS SELECT k FROM u")
+        await lake.table("OPTIMIZE u")
+        assert await lake.rows("SELECT k FROM u WHERE k > 1 ORDER BY k") == [(2,), (4,)]
+        assert {row[1] for row in await lake.rows("SHOW TABLES")} == {"u", "w"}
+        engine = lake.engine
+        report = await compact_lake(Compaction(engine.stores, engine.logs, engine.tables, engine.clock, engine.lake))
+        assert set(report.errors) == {"default.t"}
+        # Its rows are still in the log: a release that reads the entry has them.
+        changed = await kv.get(found.key)
+        assert changed is not None
+        assert (await kv.txn({found.key: changed.revision}, [Put(found.key, found.value)])).succeeded
+        assert await lake.rows("SELECT k FROM t ORDER BY k") == [(1,), (2,)]
+        await lake.table("OPTIMIZE t")
+        assert await lake.rows("SELECT k FROM t ORDER BY k") == [(1,), (2,)]

@@ -343,8 +343,9 @@ def test_a_plan_of_another_engine_is_refused(folder: Path) -> None:
     for sql in ("SELECT count(*) FROM big", "SELECT count(*) FROM big WHERE random() >= 0"):
         plan = split(context, plan_of(context, sql)).stages[0].piece(0).plan
         other = plan.replace(engine().encode(), engine().replace("datafusion", "datafusiom").encode())
-        with pytest.raises(UnsupportedError, match="another engine"):
+        with pytest.raises(UnsupportedError, match="another engine") as caught:
             bind(context, other, {})
+        assert caught.value.facts["differs"] == "engine"
 
 
 @pytest.mark.parametrize("cut_at", [1, 5, 40])

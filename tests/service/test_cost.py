@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 
+from functions.stages import Exchange, Stage, Stages
+from functions.tasks import TaskKind
 from service.coordinate.choose import TASK_BYTES, choose
+from service.coordinate.sizes import stage_sizes
 from service.coordinate.terms import Tally
-from service.cost import ENGINE_BYTES_PER_S, ENGINE_GETS, GET_BYTES, Prices, check_cost, estimate, prices_of
+from service.cost import (
+    ENGINE_BYTES_PER_S,
+    ENGINE_GETS,
+    GET_BYTES,
+    Prices,
+    check_cost,
+    estimate,
+    estimate_stages,
+    prices_of,
+)
 from storage.errors import InvalidError, LimitError
 
 GB = 1 << 30
@@ -70,3 +83,44 @@ def test_memory_is_reckoned_as_the_platform_bills_it_and_else_as_the_worker_held
     billed.add_lost(2.0)
     assert billed.gb_s == pytest.approx(3 * 1769 / 1024)
     assert billed.usage["billed_memory_mb"] == 1769.0
+
+
+def stage(number: int, exchange: Exchange, *inputs: int, n_tasks: int = 4, scan_bytes: int = 0, kind: TaskKind = "scan",
+          local: bool = False) -> Stage:  # fmt: skip
+    read = [(f"s{each}", each) for each in inputs]
+    return Stage(number, kind, b"", read, n_tasks, pa.schema([]), exchange, scan_bytes, local=local)
+
+
+def test_a_broadcast_is_copied_to_each_task_and_read_by_each() -> None:
+    few = stage(0, Exchange("broadcast"), n_tasks=2, scan_bytes=GB)
+    [copied, joined] = stage_sizes(Stages([few, stage(1, Exchange("gather"), 0, scan_bytes=9 * GB), last(1)]))
+    assert (copied.n_tasks, copied.n_pages, copied.n_reads) == (2, 2, 8)
+    assert copied.copied_bytes == pytest.approx(4 * GB / 4)
+    alone = estimate_stages([joined], 10, Prices())
+    assert estimate_stages([copied, joined], 10, Prices()).gb_s > alone.gb_s + GB / ENGINE_BYTES_PER_S
+
+
+def test_a_shuffle_writes_a_page_for_each_task_and_bucket_and_a_join_of_what_lies_alike_none() -> None:
+    hashed = Exchange("hash", (0,), 4)
+    sides = [stage(0, hashed, scan_bytes=GB), stage(1, hashed, scan_bytes=GB)]
+    shuffled = stage_sizes(Stages([*sides, stage(2, Exchange("gather"), 0, 1, kind="join"), last(2)]))
+    assert [(each.n_pages, each.n_reads) for each in shuffled[:2]] == [(16, 16), (16, 16)]
+    aligned = stage_sizes(Stages([stage(0, Exchange("gather"), kind="join", scan_bytes=2 * GB), last(0)]))
+    one, other = estimate_stages(shuffled, 8, Prices()), estimate_stages(aligned, 8, Prices())
+    assert (one.n_tasks, other.n_tasks) == (12, 4)
+    assert (one.scan_bytes, other.scan_bytes) == (2 * GB, 2 * GB)
+    assert one.puts >= 32 > other.puts
+    assert one.usd > other.usd
+
+
+def test_what_fits_in_replies_and_what_lies_here_is_no_page_and_no_task() -> None:
+    small = stage(0, Exchange("hash", (0,), 4), scan_bytes=1 << 20)
+    [size, grouped] = stage_sizes(Stages([small, stage(1, Exchange("gather"), 0, kind="aggregate"), last(1)]))
+    assert (size.n_pages, size.n_reads, grouped.n_pages) == (0, 0, 0)
+    [here] = stage_sizes(Stages([stage(0, Exchange("gather"), local=True), last(0)]))
+    assert here.n_tasks == 0
+
+
+def last(reads: int) -> Stage:
+    """Return the stage that the coordinator runs itself."""
+    return stage(reads + 1, Exchange("gather"), reads, n_tasks=1, kind="merge")

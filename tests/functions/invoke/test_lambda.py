@@ -23,6 +23,7 @@ from functions.invoke.lambda_event import (
     message_of,
     reply_of,
 )
+from functions.tasks import Task, decode_task, encode_task
 from storage.blobs.open import open_blobs
 from storage.blobs.s3_options import S3Options
 from storage.clock import SystemClock
@@ -147,6 +148,16 @@ async def test_what_a_function_failed_with_is_one_of_the_contracts_errors(
     assert type(error) is seen
     assert error.facts["function"] == "worker"
     assert type(of_function(None, "worker")) is UnavailableError
+
+
+def test_a_function_of_another_release_is_known_by_what_it_says() -> None:
+    task = encode_task(Task("scan", "s", "0.0", {}), b"k")
+    for message, differs in ((task[:4] + b"\xff\xff" + task[6:], "version"), (task, None)):
+        with pytest.raises(FirnlineError) as caught:
+            decode_task(message, b"another secret", 0)
+        answer = {"errorType": type(caught.value).__name__, "errorMessage": str(caught.value)}
+        assert of_function(answer, "worker").facts.get("differs") == differs
+    assert "differs" not in of_function({"errorType": "InvalidError", "errorMessage": "x differs=hue"}, "w").facts
 
 
 async def test_messages_and_replies_travel_in_json(tmp_path: Path) -> None:
