@@ -177,7 +177,7 @@ async def _sort(
     branches: dict[tuple[object, ...], _Branch] = {}
     selects: dict[tuple[object, ...], list[str] | str] = {}
     filled: dict[bytes, list[str]] = {}
-    known = _known_numbers(snapshot, native, read, with_nan)
+    known = await asyncio.to_thread(_known_numbers, snapshot, native, read, with_nan)
     for index, footer, (doubted, numbers) in zip(native, read, known, strict=True):
         if footer.metadata.num_rows == 0:
             continue

@@ -8,6 +8,7 @@ import math
 import struct
 from pathlib import Path
 
+import deltalake
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -59,22 +60,35 @@ async def test_row_groups_without_nan_are_still_pruned(tmp_path: Path, format_: 
         assert max(between.values()) < above["holed"] / 4, (above, between)
 
 
-async def test_files_of_an_iceberg_table_are_pruned_by_columns_that_its_manifests_say_hold_no_nan(
-    tmp_path: Path,
-) -> None:
+@pytest.mark.parametrize("format_", ["delta", "iceberg"])
+async def test_files_are_pruned_by_columns_that_are_known_to_hold_no_nan(tmp_path: Path, format_: str) -> None:
     async with open_lake(tmp_path) as lake:
-        entry = await make_table(lake, "t", SCHEMA, "iceberg")
+        properties = {"delta.checkpointInterval": "2"} if format_ == "delta" else {}
+        entry = await make_table(lake, "t", SCHEMA, format_, properties=properties)
         for start in (0, 100, 200):
             values = [float(start + number) for number in range(100)]
             holed = [math.nan if value == 7 else value for value in values]
             await append(lake, entry, {"k": range(100), "whole": values, "holed": holed, "text": ["x"] * 100})
             await fold(lake)
-        assert await lake.value("SELECT count(*) FROM t WHERE whole > 250") == 49
-        assert lake.receipt.files_pruned == 2
-        assert await lake.value("SELECT count(*) FROM t WHERE whole < 150") == 150
-        assert lake.receipt.files_pruned == 1
-        assert await lake.value("SELECT count(*) FROM t WHERE holed > 250") == 50
-        assert lake.receipt.files_pruned == 1
+    async with open_lake(tmp_path) as lake:
+        for condition, n_rows, n_pruned in [
+            ("whole > 250", 49, 2), ("whole < 150", 150, 1), ("holed > 250", 50, 1), ("holed < 150", 149, 1),
+            ("whole > 299", 0, 3), ("holed > 299", 1, 2),
+        ]:  # fmt: skip
+            assert await lake.value(f"SELECT count(*) FROM t WHERE {condition}") == n_rows, condition
+            assert lake.receipt.files_pruned == n_pruned, condition
+
+
+async def test_deltas_other_readers_have_the_upper_bounds_of_columns_without_nan(tmp_path: Path) -> None:
+    async with open_lake(tmp_path) as lake:
+        entry = await make_table(lake, "t", SCHEMA)
+        await append(lake, entry, ROWS)
+        await fold(lake)
+        table = deltalake.DeltaTable(entry.location.removeprefix("file://"))
+        (bounds,) = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+        assert (bounds["min.whole"], bounds["max.whole"]) == (-0.0, 1.5)
+        assert bounds["max.holed"] is None
+        assert table.to_pyarrow_table().sort_by("k").column("whole").to_pylist() == ROWS["whole"]
 
 
 async def test_files_of_other_writers_are_pruned_where_their_manifests_count_no_nan(tmp_path: Path) -> None:

@@ -145,10 +145,15 @@ class _SnapshotStats:
             _nothing(field_.type, len(batch)) if raw is None else widen(raw, field_.type, batch.stats)
             for raw, batch in zip(stored, self._batches, strict=True)
         ]
+        sure = [
+            np.zeros(len(batch), bool) if part.without_nan is None else part.without_nan
+            for part, batch in zip(parts, self._batches, strict=True)
+        ]
         return ColumnStats(
             pa.concat_arrays([part.minimum for part in parts]),
             pa.concat_arrays([part.maximum for part in parts]),
             pa.concat_arrays([part.null_count for part in parts]),
+            np.concatenate(sure),
         )
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.tables.delta.values import parse_strings_leniently
+from storage.tables.delta.write_stats import WITHOUT_NAN
 
 __all__ = ["FileStats", "RawColumn", "widen"]
 
@@ -28,15 +29,20 @@ _N_ROWS_FIRST = r'^\s*\{\s*"numRecords"\s*:\s*(?P<n>\d{1,18})\s*[,}]'
 
 @dataclass(frozen=True, slots=True)
 class RawColumn:
-    """Statistics of one physical column as stored; arrays of equal length, null where a file has none."""
+    """Statistics of one physical column as stored; arrays of equal length, null where a file has none.
+
+    without_nan : bool per file, of a float column: the writer says that the file holds no NaN; None: it says so of none
+    """
 
     minimum: pa.Array
     maximum: pa.Array
     null_count: pa.Array
+    without_nan: np.ndarray | None = None
 
     def filter(self, mask: pa.Array) -> RawColumn:
         """Return the statistics of the files where ``mask`` is true."""
-        return RawColumn(self.minimum.filter(mask), self.maximum.filter(mask), self.null_count.filter(mask))
+        sure = None if self.without_nan is None else self.without_nan[np.asarray(mask)]
+        return RawColumn(self.minimum.filter(mask), self.maximum.filter(mask), self.null_count.filter(mask), sure)
 
 
 class FileStats:
@@ -129,16 +135,22 @@ def _decode_text(text: pa.Array, wanted: Mapping[str, pa.DataType]) -> tuple[dic
         minima, maxima, nulls = (
             [_members(one, key) for one in stats] for key in ("minValues", "maxValues", "nullCount")
         )
+        numbers = [_names(one.get(WITHOUT_NAN)) for one in stats]
         for name, kind in wanted.items():
             chunks[name].append(
                 RawColumn(
                     _bounds([one.get(name) for one in minima], kind),
                     _bounds([one.get(name) for one in maxima], kind),
                     pa.array([_count(one.get(name)) for one in nulls], pa.int64()),
+                    np.array([name in each for each in numbers]) if pa.types.is_floating(kind) else None,
                 )
             )
     columns = {name: _concat(parts) for name, parts in chunks.items() if parts}
     return columns, None if all(tight) else np.array(tight)
+
+
+def _names(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else ()
 
 
 def _load(texts: Sequence[str | None], parse_float: Callable[[str], Any]) -> list[dict[str, Any]]:
@@ -254,14 +266,17 @@ def _coalesce(first: RawColumn, second: RawColumn | None) -> RawColumn:
         pc.coalesce(first.minimum, second.minimum),
         pc.coalesce(first.maximum, second.maximum),
         pc.coalesce(first.null_count, second.null_count),
+        second.without_nan,
     )
 
 
 def _concat(parts: Sequence[RawColumn]) -> RawColumn:
+    sure = [part.without_nan for part in parts if part.without_nan is not None]
     return RawColumn(
         pa.concat_arrays([part.minimum for part in parts]),
         pa.concat_arrays([part.maximum for part in parts]),
         pa.concat_arrays([part.null_count for part in parts]),
+        np.concatenate(sure) if sure else None,
     )
 
 
@@ -281,7 +296,7 @@ def widen(raw: RawColumn, kind: pa.DataType, stats: FileStats) -> RawColumn:
     if stats.tight is not None:
         known = pc.or_(pc.equal(nulls, 0), pc.equal(nulls, pa.array(stats.n_rows)))
         nulls = pc.if_else(pc.or_(pa.array(stats.tight), known), nulls, pa.scalar(None, pa.int64()))
-    return RawColumn(minimum, maximum, nulls)
+    return RawColumn(minimum, maximum, nulls, raw.without_nan)
 
 
 def _widen_timestamps(minimum: pa.Array, maximum: pa.Array) -> tuple[pa.Array, pa.Array]:

@@ -2,7 +2,8 @@
 
 Source: Delta protocol, "Per-file Statistics". What is left out, and why:
 
-* upper bounds of floats: Parquet's leave NaN out, and Delta's readers take NaN for the greatest value;
+* upper bounds of floats: Parquet's leave NaN out, and Delta's readers take NaN for the greatest value. Those of files
+  whose footer says that the column holds none (`storage.tables.known_nan`) are there, and `WITHOUT_NAN` names it;
 * bounds of booleans and binary, which the format has none for; everything inside lists and maps;
 * a column that one row group has no statistics of.
 
@@ -23,10 +24,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["INDEXED_COLUMNS", "stats_json"]
+from storage.tables.known_nan import without_nan
+
+__all__ = ["INDEXED_COLUMNS", "WITHOUT_NAN", "stats_json"]
 
 INDEXED_COLUMNS = 32
 """How many leaf columns have statistics unless ``delta.dataSkippingNumIndexedCols`` says otherwise; -1: all."""
+WITHOUT_NAN = "firnline.withoutNan"
+"""Member of the statistics, beside ``numRecords``: floating-point columns of which the file holds no NaN. Other readers
+pass over it."""
 _STRING_CHARS_MAX = 32
 _LAST_CHARACTER = "\U0010ffff"
 _MS = timedelta(milliseconds=1)
@@ -55,15 +61,26 @@ def stats_json(
     minima: dict[str, Any] = {}
     maxima: dict[str, Any] = {}
     nulls: dict[str, Any] = {}
+    numbers: list[str] = []
+    known = frozenset[str]() if without else without_nan(metadata)
     leaves = () if without else _leaves(metadata.schema.to_arrow_schema())
     for position, leaf in enumerate(leaves):
         if not leaf.plain or not (n_columns < 0 or position < n_columns or leaf.path[0] in always):
             continue
         low, high, n_nulls = _column(metadata, leaf)
+        if pa.types.is_floating(leaf.kind):
+            if len(leaf.path) == 1 and leaf.path[0] in known:
+                numbers.append(leaf.path[0])
+            else:
+                high = None
         for target, value in ((minima, low), (maxima, high), (nulls, n_nulls)):
             if value is not None:
                 _put(target, leaf.path, value)
-    document = {"numRecords": metadata.num_rows, "minValues": minima, "maxValues": maxima, "nullCount": nulls}
+    document: dict[str, Any] = {
+        "numRecords": metadata.num_rows, "minValues": minima, "maxValues": maxima, "nullCount": nulls,
+    }  # fmt: skip
+    if numbers:
+        document[WITHOUT_NAN] = numbers
     try:
         return _JSON(document)
     except TypeError:  # decimals
@@ -153,6 +170,8 @@ def _upper(value: Any, kind: pa.DataType) -> Any:
         return _upper_string(value) if isinstance(value, str) else None
     if pa.types.is_timestamp(kind):
         return _time(value, kind, up=True)
+    if pa.types.is_floating(kind):
+        return value if math.isfinite(value) else None
     return _exact(value, kind)
 
 
