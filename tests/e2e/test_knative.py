@@ -37,9 +37,9 @@ _SLOW = "SELECT count(*) AS n FROM generate_series(1, 300000000) WHERE value % 7
 _SLOW_ROWS = 42857143
 
 
-@pytest.fixture(scope="module", params=OVERLAYS)
+@pytest.fixture(scope="module", params=OVERLAYS, ids="-with-".join)
 def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
-    return rendered(request.param)
+    return rendered(*request.param)
 
 
 def test_kubernetes_own_kinds_are_valid(manifests: list[Manifest]) -> None:
@@ -88,6 +88,7 @@ def test_no_container_is_root_or_writes_elsewhere_than_to_its_volumes(manifests:
 
 def test_the_variables_are_those_that_the_code_reads(manifests: list[Manifest]) -> None:
     known = {variable.name for variable, _default in settings.variables().values()} | set(settings.AWS_VARIABLES)
+    known |= set(settings.OTEL_VARIABLES)
     (config,) = kind(manifests, "ConfigMap").values()
     assert set(config["data"]) <= known
     for name, container in containers(manifests).items():
@@ -96,6 +97,23 @@ def test_the_variables_are_those_that_the_code_reads(manifests: list[Manifest]) 
         assert source["configMapRef"]["name"] == config["metadata"]["name"], "a changed setting is a new revision"
         assert {each["name"] for each in container.get("env", ())} - {"POD_NAME", "POD_NAMESPACE"} <= known, name
         settings.read(config["data"])
+
+
+def test_with_telemetry_all_parts_are_told_of_a_collector_and_may_reach_it() -> None:
+    before, manifests = rendered("prod"), rendered("prod", "telemetry")
+    (plain,), (config,) = (kind(each, "ConfigMap").values() for each in (before, manifests))
+    assert not any(name.startswith("OTEL_") for name in plain["data"])
+    told = {name: value for name, value in config["data"].items() if name.startswith("OTEL_")}
+    assert told.keys() <= set(settings.OTEL_VARIABLES)
+    assert settings.read(told).traces
+    assert config["data"].items() >= plain["data"].items()
+    policy = kind(manifests, "NetworkPolicy")["firn-to-collector"]
+    ((port,),) = (each["ports"] for each in policy["spec"]["egress"])
+    assert f":{port['port']}" in told["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    pods = [labels for _name, labels, _spec in pod_specs(manifests)]
+    assert {labels["app.kubernetes.io/name"] for labels in pods if _selects(policy["spec"]["podSelector"], labels)} >= {
+        "firn-endpoint", "firn-worker", "firn-wal", "firn-compact",
+    }  # fmt: skip
 
 
 def test_no_secret_is_written_down(manifests: list[Manifest]) -> None:

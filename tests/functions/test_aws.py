@@ -96,7 +96,12 @@ def test_a_large_message_is_read_from_where_it_was_put(function: LambdaWorker, t
         function.handle(event_at("file:///etc/passwd"), Context())
 
 
-def test_a_task_ends_before_the_function_does(function: LambdaWorker, tmp_path: Path) -> None:
+def test_a_task_ends_before_the_function_does(
+    function: LambdaWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a machine that is busy with other work the engine's threads get to see late that they are to stop, and other
+    # tests' threads run too. A plan that does not stop is still found out: it runs for longer than this.
+    monkeypatch.setattr("functions.run_task._LOOKS_MAX", 1500)
     error = ask(function, asked(tmp_path, ENDLESS), Context(left_ms=900)).error
     assert error is not None
     assert error["error"] == "StatementTimeoutError"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ __all__ = ["OVERLAYS", "SERVICE", "Manifest", "containers", "kind", "pod_specs",
 
 Manifest = dict[str, Any]
 _FOLDER = Path(__file__).parents[2] / "infra" / "knative"
-OVERLAYS = ("dev", "prod")
+OVERLAYS = (("dev",), ("prod",), ("prod", "telemetry"))
+"""Each with the components that it is rendered with."""
 
 _TEXT = {"type": "string"}
 _LABELS = {"type": "object", "additionalProperties": _TEXT}
@@ -90,16 +92,20 @@ SERVICE = _closed(
 )
 
 
-def rendered(overlay: str) -> list[Manifest]:
-    """Return what an overlay renders. Skips the test where nothing renders it."""
+def rendered(overlay: str, *components: str) -> list[Manifest]:
+    """Return what an overlay renders with these components. Skips the test where nothing renders it."""
     if shutil.which("kubectl"):
         command = ["kubectl", "kustomize"]
     elif shutil.which("kustomize"):
         command = ["kustomize", "build"]
     else:
         pytest.skip("NOT TESTED: neither kubectl nor kustomize is installed")
-    folder = _FOLDER / "overlays" / overlay
-    done = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False, timeout=60)
+    with tempfile.TemporaryDirectory() as copied:
+        folder = Path(shutil.copytree(_FOLDER, Path(copied) / "knative")) / "overlays" / overlay
+        with (folder / "kustomization.yaml").open("a") as file:
+            file.write("".join(["\ncomponents:\n"] * bool(components)))
+            file.write("".join(f"  - ../../components/{each}\n" for each in components))
+        done = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
 

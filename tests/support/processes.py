@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -14,8 +15,11 @@ def alive(pid: int) -> bool:
 
 def children() -> list[int]:
     """Return this process's children."""
-    threads = Path("/proc/self/task").iterdir()
-    return [int(pid) for thread in threads for pid in (thread / "children").read_text().split()]
+    found: list[int] = []
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # the thread has just ended
+            found += map(int, (thread / "children").read_text().split())
+    return found
 
 
 async def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
