@@ -264,6 +264,8 @@ def _config(options: SessionOptions) -> SessionConfig:
         .set("datafusion.execution.parquet.coerce_int96", "us")
         .set("datafusion.execution.parquet.schema_force_view_types", "false")
         .set("datafusion.execution.time_zone", "UTC")
+        # Its heap panics at NaN: DISTINCT and GROUP BY of floats with ORDER BY … LIMIT.
+        .set("datafusion.optimizer.enable_topk_aggregation", "false")
     )
     return config.with_target_partitions(options.target_partitions or os.cpu_count() or 1)
 

@@ -71,7 +71,8 @@ async def make(lake: Lake, kind: str) -> str:
 
 
 def in_memory() -> SessionContext:
-    context = SessionContext(SessionConfig().with_target_partitions(2))
+    config = SessionConfig().with_target_partitions(2).set("datafusion.optimizer.enable_topk_aggregation", "false")
+    context = SessionContext(config)
     batches = [batch for part in range(3) for batch in rows_of(part).to_batches()]
     context.register_record_batches("t", [batches])
     return context
@@ -169,6 +170,17 @@ def statements(draw: st.DrawFn) -> str:
             ]
         )
     )
+
+
+@pytest.mark.parametrize("sql", [
+    "SELECT DISTINCT f FROM {t} WHERE f <> 0 OR isnan(f) ORDER BY f DESC LIMIT 3",
+    "SELECT f FROM {t} WHERE f <> 0 OR isnan(f) GROUP BY f ORDER BY f LIMIT 4",
+    "SELECT k % 2 AS x, max(n) AS m FROM {t} GROUP BY x ORDER BY m DESC LIMIT 1",
+])  # fmt: skip
+def test_groups_of_floats_with_nan_are_ordered_and_limited(case: Case, sql: str) -> None:
+    found = case.found(sql)
+    assert found
+    assert found == case.expected(sql)
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
