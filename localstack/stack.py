@@ -37,6 +37,8 @@ _HUNG_S = 10.0
 _LOG_LINES = 15
 _LOG_BYTES = 16 << 20
 _STOP_S = 20.0
+_ROOM_BYTES = 128 << 20
+"""etcd alone takes half of it when it starts."""
 
 
 def say(text: str) -> None:
@@ -123,9 +125,14 @@ class Stack:
         if not _ready(part, process, part.start_s):
             ended = process.poll() is not None
             what = f"ended with {process.returncode}" if ended else f"was not ready within {part.start_s:.0f} s"
-            raise StackError(f"{part.name} {what}; the last lines of {self._layout.log(part.name)}:\n"
+            raise StackError(f"{part.name} {what}; {self._room()}the last lines of {self._layout.log(part.name)}:\n"
                              + _indented(last_lines(self._layout.log(part.name), _LOG_LINES)))  # fmt: skip
         say(f"{part.name} is ready after {time.monotonic() - began:.1f} s: {part.what}, {part.url}")
+
+    def _room(self) -> str:
+        """Say it where the disk is nearly full: a part then often cannot even say why it ended."""
+        free = shutil.disk_usage(self._layout.folder).free
+        return f"{self._layout.folder} has {free >> 20} MB left; " if free < _ROOM_BYTES else ""
 
     def _fill(self, url: str) -> None:
         """Bring the objects of the last time back, or start an empty lake where they are lost."""
@@ -165,6 +172,11 @@ class Stack:
             if stack_data.is_filled(url):
                 say(f"kept {stack_data.save(url, self._archive)} objects in {self._archive}")
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the S3 API, it has to be ended
+            if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
+                raise StackError(
+                    f"the objects cannot be kept in {self._archive}: {error.strerror or error}; the S3 API alone "
+                    "has them, and runs on: mend that and ask again, or lose them with DATA=delete"
+                ) from None
             say(f"the objects are not kept: {error}")
 
     def _undo(self) -> None:
@@ -174,7 +186,11 @@ class Stack:
         for name, process in reversed(self._begun):
             if read_record(self._layout.record(name)) is None and process.poll() is None:
                 process.kill()  # it did not come to record itself
-            self._end(name, save=True)
+            try:
+                self._end(name, save=True)
+            except StackError as error:
+                say(str(error))
+                continue
             process.wait()
 
     def _write_env(self, variables: dict[str, str]) -> None:
@@ -283,6 +299,10 @@ def main(arguments: Sequence[str]) -> int:
                 Stack(layout, choices).up()
     except StackError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else f" in {layout.folder}"
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; what was begun is ended", file=sys.stderr)

@@ -21,7 +21,9 @@ def _client(url: str) -> Any:
     import boto3
     from botocore.config import Config
 
-    config = Config(retries={"max_attempts": 3}, s3={"addressing_style": "path"}, proxies={})
+    config = Config(
+        connect_timeout=5, read_timeout=20, retries={"max_attempts": 3}, s3={"addressing_style": "path"}, proxies={}
+    )
     return boto3.client("s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="test",
                         aws_secret_access_key="test", config=config)  # fmt: skip
 
@@ -53,9 +55,22 @@ def fill(url: str, bucket: str, archive: Path) -> int:
 
 
 def save(url: str, archive: Path) -> int:
-    """Write every object of every bucket to the archive, which is replaced once all are in it. Returns how many."""
-    s3, n_objects = _client(url), 0
+    """Write every object of every bucket to the archive, which is replaced once all are in it. Returns how many.
+
+    Raises `OSError` where it cannot be written; what was there of it before is there still.
+    """
     draft = archive.with_suffix(".draft")
+    try:
+        n_objects = _write(url, draft)
+        draft.replace(archive)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    return n_objects
+
+
+def _write(url: str, draft: Path) -> int:
+    s3, n_objects = _client(url), 0
     with tarfile.open(draft, "w", format=tarfile.PAX_FORMAT) as members:
         for bucket in (each["Name"] for each in s3.list_buckets().get("Buckets", ())):
             if bucket == _MARK:
@@ -68,7 +83,6 @@ def save(url: str, archive: Path) -> int:
                 info.size = len(body)
                 members.addfile(info, BytesIO(body))
                 n_objects += 1
-    draft.replace(archive)
     return n_objects
 
 

@@ -120,7 +120,13 @@ def task_secret(layout: Layout) -> str:
 
 
 def choices_of(layout: Layout, **asked: Any) -> Choices:
-    """Return what the stack is to be made of: what is asked now (None: nothing), else what was asked the last time."""
+    """Return what the stack is to be made of: what is asked now (None: nothing), else what was asked the last time.
+
+    Raises `StackError` for a number that cannot be; it is not remembered.
+    """
+    for name, variable, limit in (("n_workers", "WORKERS", 1000), ("port", "PORT", 65535)):
+        if asked.get(name) is not None and not 1 <= asked[name] <= limit:
+            raise StackError(f"{variable} is a number from 1 to {limit}, not {asked[name]}")
     path = layout.folder / "choices.json"
     try:
         before = dict(json.loads(path.read_text()))

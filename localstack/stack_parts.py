@@ -24,6 +24,7 @@ FILES_READY = "/_requests"
 LAKE = f"s3://{BUCKET}/lake"
 FUNCTION = "firnline-worker"
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT")
+"""Handed on from the caller's shell. A part that runs is right under another shell's too."""
 _FIRN = str(Path(sys.executable).with_name("firn"))
 
 
@@ -49,7 +50,8 @@ class Part:
     @property
     def identity(self) -> str:
         """Return what differs when the part has to be started anew."""
-        text = json.dumps([self.command, sorted(self.environment.items()), sorted(self.files.items())])
+        told = sorted((name, value) for name, value in self.environment.items() if name not in _KEPT)
+        text = json.dumps([self.command, told, sorted(self.files.items())])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -71,6 +71,26 @@ def test_started_twice_it_is_the_same_stack(stack: LocalStack) -> None:
     assert "listening on" in stack.run("logs", "endpoint").stdout
 
 
+def test_asked_from_another_shell_it_is_the_same_stack(stack: LocalStack) -> None:
+    before = _pids(stack)
+    other = environment(PATH=f"/nowhere:{os.environ['PATH']}", LANG="C", HOME="/")
+    subprocess.run(stack.command("up", *_FAST), env=other, check=True, capture_output=True, timeout=120)
+    assert _pids(stack) == before
+
+
+def test_objects_that_cannot_be_kept_are_not_lost(stack: LocalStack) -> None:
+    stack.sql("CREATE TABLE precious (id BIGINT PRIMARY KEY)")
+    s3, in_the_way = stack.pid("s3"), stack.folder / "data" / "objects.draft"
+    in_the_way.mkdir()
+    done = stack.run("down")
+    assert done.returncode == 1 and "the objects cannot be kept in " in done.stderr
+    assert stack.pid("s3") == s3 and len(stack.processes()) >= 1
+    in_the_way.rmdir()
+    stack.up(*_FAST)
+    assert stack.pid("s3") == s3
+    stack.sql("DROP TABLE precious")
+
+
 def test_what_only_its_owner_may_know_is_not_readable_by_others(stack: LocalStack) -> None:
     for name in ("env", "secret", "log/wal.log"):
         assert (stack.folder / name).stat().st_mode & 0o077 == 0, name
@@ -185,6 +205,27 @@ def test_a_port_that_somebody_has_is_not_taken(fresh: LocalStack) -> None:
         starting.send_signal(signal.SIGINT)
         starting.communicate(timeout=60)
         assert json.loads((fresh.folder / "state.json").read_text())["ports"]["s3"] != port
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--workers", "0", "WORKERS is a number from 1 to 1000, not 0"),
+        ("--port", "99999", "PORT is a number from 1 to 65535, not 99999"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_and_forgotten(
+    fresh: LocalStack, option: str, value: str, said: str
+) -> None:
+    done = fresh.run("up", *_FAST, option, value)
+    assert (done.returncode, done.stderr) == (1, f"error: {said}\n")
+    assert not (fresh.folder / "choices.json").exists()
+
+
+def test_a_folder_that_cannot_be_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = LocalStack(tmp_path / "file" / "s").run("up", *_FAST)
+    assert (done.returncode, done.stderr) == (1, f"error: Not a directory: {tmp_path / 'file' / 's'}\n")
 
 
 def test_a_process_that_is_not_the_recorded_one_is_never_killed(fresh: LocalStack) -> None:
