@@ -1,4 +1,4 @@
-"""Proves of an image, from inside: every module loads, and nothing is compiled at run time, neither bytecode nor kernels.
+"""Proves of an image, from inside: every module loads, and nothing is compiled at run time: no bytecode, no kernel.
 
 Exits with 1 and says what is wrong, else prints what it took. The image's build ends with it.
 """
@@ -28,10 +28,10 @@ STATEMENTS = (
     "SELECT count(*), sum(x) FROM t GROUP BY id % 7",
     "SELECT time_bucket(INTERVAL '7 minutes', ts) AS b, count(*) FROM t GROUP BY b",
     "SELECT time_bucket(INTERVAL '1 month', ts, to_timestamp(0)) AS b, count(*) FROM t GROUP BY b",
-    "SELECT b, v FROM gap_fill((SELECT time_bucket(INTERVAL '2 hours', ts) AS b, avg(x) AS v FROM t WHERE id % 5000 = 1 "
-    "GROUP BY b), 'b', '2 hours', fill => 'linear') AS g",
-    "SELECT b, v FROM gap_fill((SELECT time_bucket(INTERVAL '2 hours', ts) AS b, max(x) AS v FROM t WHERE id % 5000 = 1 "
-    "GROUP BY b), 'b', '2 hours', fill => 'locf') AS g",
+    "SELECT b, v FROM gap_fill((SELECT time_bucket(INTERVAL '2 hours', ts) AS b, avg(x) AS v FROM t "
+    "WHERE id % 5000 = 1 GROUP BY b), 'b', '2 hours', fill => 'linear') AS g",
+    "SELECT b, v FROM gap_fill((SELECT time_bucket(INTERVAL '2 hours', ts) AS b, max(x) AS v FROM t "
+    "WHERE id % 5000 = 1 GROUP BY b), 'b', '2 hours', fill => 'locf') AS g",
     "SELECT l2_distance([1.0, 2.0], [x, 3.0]), l2_squared_distance([1.0, 2.0], [x, 3.0]) FROM t",
     "UPDATE t SET x = 1 WHERE id < 10",
     "OPTIMIZE t",
