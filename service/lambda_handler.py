@@ -9,6 +9,7 @@ from mangum import Mangum
 from starlette.types import ASGIApp
 
 from service.large_answers import TEXT_TYPES
+from storage.errors import InvalidError
 
 __all__ = ["lambda_handler"]
 
@@ -17,9 +18,19 @@ def lambda_handler(app: ASGIApp) -> Callable[[dict[str, Any], Any], dict[str, An
     """Return the function that Lambda calls with an event and a context.
 
     The platform buffers an answer whole, so every error has its own status; binary formats travel as base64. Open the
-    app with ``AppSettings(background=False)``: nothing runs between two invocations.
+    app with ``AppSettings(background=False)``: nothing runs between two invocations. The function raises `InvalidError`
+    for an event that is no HTTP request, a WebSocket's among them.
     """
-    adapter: Callable[[dict[str, Any], Any], dict[str, Any]] = Mangum(
-        cast(Any, app), lifespan="off", text_mime_types=list(TEXT_TYPES)
-    )
-    return adapter
+    adapter: Any = Mangum(cast(Any, app), lifespan="off", text_mime_types=list(TEXT_TYPES))
+
+    def handle(event: dict[str, Any], context: Any) -> dict[str, Any]:
+        try:
+            _ = adapter.infer(event, context).scope
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+            raise InvalidError(
+                "this function answers HTTP events, of a Function URL or API Gateway, and nothing else"
+            ) from None
+        answer: dict[str, Any] = adapter(event, context)
+        return answer
+
+    return handle

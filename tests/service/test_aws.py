@@ -97,7 +97,10 @@ def test_events_of_a_rest_api_and_of_a_load_balancer_are_answered(function: Lamb
 
 
 def test_an_event_that_is_no_request_is_refused(function: LambdaEndpoint) -> None:
-    for event in ({"task": "AA=="}, {}, [], {"source": "aws.events"}):
+    opened = {"routeKey": "$connect", "eventType": "CONNECT", "connectionId": "x"}
+    half: list[dict[str, Any]] = [{"requestContext": each} for each in (None, {}, opened)]
+    half.append({"version": "2.0", "requestContext": {}})
+    for event in ({"task": "AA=="}, {}, [], {"source": "aws.events"}, {"Records": [{"eventSource": "aws:sqs"}]}, *half):
         with pytest.raises(InvalidError, match="answers HTTP events"):
             function.handle(event, Context())  # type: ignore[arg-type]
 
