@@ -1,9 +1,9 @@
 """Routes: whether an index finds the rows that a statement wants of a table, and whether that is cheaper than a scan.
 
-A predicate that pins all columns of an index (`=`, IN, or a range of the first column of a learned one) says which keys
-are wanted. The index then says, without reading anything, which blocks of which files may have them, so what a look-up
-would cost is known before it is begun. The statement's own filters run over the rows that it finds, so a predicate may
-pin more keys than it wants, and never fewer.
+A predicate that pins all columns of an index (`=`, IN, or a range of the first column of a learned one, if no other may
+be NULL) says which keys are wanted. The index then says, without reading anything, which blocks of which files may have
+them, so what a look-up would cost is known before it is begun. The statement's own filters run over the rows that it
+finds, so a predicate may pin more keys than it wants, and never fewer.
 
 What is not exactly a value of the column pins nothing, nor do NULL, NaN and floating-point zeros, which the engine
 orders in its own way: they are scanned for.
@@ -184,7 +184,7 @@ def asked_of(predicates: Sequence[Predicate], fields: Sequence[pa.Field], *, ran
 
     Parameters
     ----------
-    fields : columns of the index, in its order
+    fields : columns of the index, in its order; nullable if they may be NULL
     ranges : whether the index finds ranges of its first column
     """
     found = [_pinned(predicate, fields) for predicate in predicates]
@@ -193,6 +193,10 @@ def asked_of(predicates: Sequence[Predicate], fields: Sequence[pa.Field], *, ran
     why = next(each for each in found if isinstance(each, str))
     if not ranges:
         return why
+    for each in fields[1:]:
+        # Rows with NULL or NaN in one of its columns are in no index, and a range of the first would miss them.
+        if each.nullable or pa.types.is_floating(each.type):
+            return f"{why}, and {each.name} may be NULL or NaN, so that it finds no ranges of {fields[0].name}"
     spans = [_range(predicate, fields[0]) for predicate in predicates]
     first = spans[0]
     if first is None:

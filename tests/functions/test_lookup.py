@@ -216,6 +216,19 @@ async def test_of_an_external_table_only_the_file_that_was_replaced_is_indexed_a
     assert not (await keep_indexes(parts, await engine.tables.all())).refreshed
 
 
+async def test_ranges_of_the_first_column_find_rows_whose_other_columns_are_null(lake: Lake) -> None:
+    await lake.table("CREATE TABLE w (id BIGINT NOT NULL, s TEXT, n BIGINT NOT NULL) ORDER BY (id, s)")
+    await lake.table("INSERT INTO w SELECT value, CASE WHEN value % 5 > 0 THEN 's' END, value FROM range(30000)")
+    await lake.table("OPTIMIZE w")
+    await lake.table("CREATE INDEX by_both ON w (id, s) USING learned")
+    statement = "SELECT count(*), count(s) FROM w WHERE id BETWEEN 100 AND 120"
+    await same(lake, statement, looked_up=False)
+    assert (await run(lake, statement))[0] == [(21, 16)]
+    await same(lake, "SELECT * FROM w WHERE id = 101 AND s = 's'")
+    await lake.table("CREATE INDEX by_id ON w (id, n) USING learned")
+    await same(lake, statement)
+
+
 async def test_lists_whose_combinations_no_number_counts_are_scanned_for(lake: Lake) -> None:
     names = "abcdefgh"
     await lake.table(f"CREATE TABLE w ({', '.join(f'{name} BIGINT' for name in names)})")

@@ -20,7 +20,7 @@ from service.route import asked_of
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.int64()),
-        pa.field("small", pa.int32()),
+        pa.field("small", pa.int32(), nullable=False),
         pa.field("name", pa.string()),
         pa.field("price", pa.decimal128(12, 2)),
         pa.field("at", pa.timestamp("us")),
@@ -28,6 +28,7 @@ SCHEMA = pa.schema(
         pa.field("day", pa.date32()),
         pa.field("real", pa.float64()),
         pa.field("raw", pa.binary()),
+        pa.field("sure", pa.float64(), nullable=False),
     ]
 )
 
@@ -112,6 +113,11 @@ def test_what_is_not_exactly_a_key_pins_nothing(where: str, columns: tuple[str, 
 def test_bounds_on_the_first_column_of_a_learned_index_are_a_range(where: str, low: Any, high: Any) -> None:
     assert asked(where, "id", "small") == KeyRange("id", low, high)
     assert isinstance(asked(where, "id", "small", ranges=False), str)
+
+
+@pytest.mark.parametrize("column", ["name", "sure"])
+def test_a_range_finds_no_rows_whose_other_columns_are_null_or_nan(column: str) -> None:
+    assert "NULL or NaN" in str(asked("id > 3", "id", "small", column))
 
 
 def test_of_two_scans_the_keys_of_both_are_asked_for() -> None:
