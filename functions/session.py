@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from datafusion import ExecutionPlan, RuntimeEnvBuilder, SessionConfig, SessionContext, SQLOptions, udf
+from datafusion import DataFrame, ExecutionPlan, RuntimeEnvBuilder, SessionConfig, SessionContext, SQLOptions, udf
 from datafusion.catalog import CatalogProvider, SchemaProvider, Table
 
 from functions.native_threads import settle_at_exit
@@ -154,6 +154,23 @@ class Session:
                 yield self.context
             finally:
                 self._provider.names = None
+
+    def plan_of(self, frame: DataFrame, again: Callable[[], DataFrame]) -> ExecutionPlan:
+        """Return the plan of a query, while the session is held (`planning`); ``again`` gives the query anew.
+
+        The engine moves sorts below a union, there leaves out columns that are constant in each of its inputs, as the
+        scans of a partitioned table are, and then may refuse its own plan. In such a plan sorts stay where they are.
+        """
+        try:
+            return frame.execution_plan()
+        except Exception as error:
+            if "SanityCheckPlan" not in str(error):
+                raise
+        self.context.sql("SET datafusion.optimizer.repartition_sorts = false")
+        try:
+            return again().execution_plan()
+        finally:
+            self.context.sql("SET datafusion.optimizer.repartition_sorts = true")
 
     def _set_partitions(self, partitions: int) -> None:
         """Set how many streams plans have from now on; 0 means the configured number."""

@@ -393,7 +393,8 @@ class Planner:
                     return Planned(
                         schema, None, first, shown, False, loaded, stages, partial(self._here, table, remote)
                     )
-                return Planned(schema, frame.execution_plan(), first, shown, self._late and not remote, loaded)
+                plan = self._session.plan_of(frame, lambda: self._frame(context, self._text))
+                return Planned(schema, plan, first, shown, self._late and not remote, loaded)
             except BaseException as error:
                 raise self._translated(error) from error
 
@@ -403,7 +404,8 @@ class Planner:
         def plan() -> ExecutionPlan:
             with self._session.planning(self._names(table), remote=remote) as context:
                 try:
-                    return self._frame(context, self._text).execution_plan()
+                    frame = self._frame(context, self._text)
+                    return self._session.plan_of(frame, lambda: self._frame(context, self._text))
                 except BaseException as error:
                     raise self._translated(error) from error
 
@@ -436,8 +438,9 @@ class Planner:
             self._names(table), remote=remote, tasks=n_tasks, broadcast_bytes=copied
         ) as context:
             try:
-                frame = self._frame(context, " " * explained + self._text[explained:])
-                return split(context, frame.execution_plan(), buckets)
+                text = " " * explained + self._text[explained:]
+                plan = self._session.plan_of(self._frame(context, text), lambda: self._frame(context, text))
+                return split(context, plan, buckets)
             except BaseException as error:
                 raise self._translated(error) from error
 
