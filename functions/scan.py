@@ -177,7 +177,10 @@ async def _sort(
     branches: dict[tuple[object, ...], _Branch] = {}
     selects: dict[tuple[object, ...], list[str] | str] = {}
     filled: dict[bytes, list[str]] = {}
-    known = await asyncio.to_thread(_known_numbers, snapshot, native, read, with_nan)
+    known = [(with_nan, frozenset[str]())] * len(native)
+    if with_nan and native:
+        # The statistics of all files may have to be decoded.
+        known = await asyncio.to_thread(_known_numbers, snapshot, native, read, with_nan)
     for index, footer, (doubted, numbers) in zip(native, read, known, strict=True):
         if footer.metadata.num_rows == 0:
             continue
@@ -212,8 +215,6 @@ def _known_numbers(
 ) -> list[tuple[frozenset[str], frozenset[str]]]:
     """Return for each file which columns of the table its snapshot does not know to be without NaN, and which columns
     of the file its footer says are."""
-    if not with_nan or not indices:
-        return [(with_nan, frozenset())] * len(indices)
     stats = {name: snapshot.files.stats(name) for name in with_nan}
     sure = {name: each.without_nan for name, each in stats.items() if each is not None and each.without_nan is not None}
     doubted = [frozenset(name for name in with_nan if name not in sure or not sure[name][at]) for at in indices]
