@@ -5,6 +5,7 @@ large messages and replies in its object store.
 2. A worker that dies is started again by Ray, up to ``retries`` times, since tasks are pure; then it is
    `UnavailableError`.
 3. A cancelled task's worker is killed. `close` ends a Ray that we started, and leaves one that was there alone.
+4. A cluster elsewhere (``ray://HOST:PORT``) is spoken to by Ray's client. Its machines have Firnline in their Python.
 
 Source: Moritz et al.: "Ray: A Distributed Framework for Emerging AI Applications", OSDI 2018.
 """
@@ -31,6 +32,7 @@ from storage.errors import FirnlineError, InternalError, InvalidError, LimitErro
 __all__ = ["RayInvoker", "connect_ray", "load_ray", "open_ray"]
 
 RETRIES = 1
+_ENDED_S = 5.0
 _PUT_BYTES = 100_000
 """Ray passes what is smaller with the call itself."""
 _OBJECT_STORE_BYTES = 512 << 20
@@ -52,7 +54,10 @@ class RayInvoker:
         self._ray, self._started = ray, started
         self._run = ray.remote(num_cpus=1, max_retries=retries)(_task_of(ray, open_tasks))
         self._places = asyncio.Semaphore(max(1, limits.concurrency))
-        self._running: set[Any] = set()
+        self._running: dict[int, Any] = {}
+        """Tasks by their reference's identity: to hash one asks the cluster, where it is elsewhere."""
+        self._answers: set[asyncio.Future[Any]] = set()
+        """Of tasks that Ray has not told the end of, those that nobody waits for included."""
         self._closed = False
 
     async def invoke(self, message: bytes, *, timeout_ms: int) -> bytes:
@@ -73,19 +78,27 @@ class RayInvoker:
         if self._closed:
             return
         self._closed = True
-        for reference in list(self._running):
+        for reference in list(self._running.values()):
             self._cancel(reference)
         while self._running:  # noqa: ASYNC110 - each ends with an error now
             await asyncio.sleep(0.01)
+        if self._answers:
+            await asyncio.wait(self._answers, timeout=_ENDED_S)
         if self._started:
             await asyncio.to_thread(self._ray.shutdown)
 
     async def _asked(self, message: bytes) -> tuple[bytes, dict[str, Any] | None]:
-        argument = message if len(message) < _PUT_BYTES else self._ray.put(message)
+        argument = message if len(message) < _PUT_BYTES else await asyncio.to_thread(self._ray.put, message)
+        if self._closed:
+            raise closed(self.name)
         reference = self._run.remote(argument)
-        self._running.add(reference)
+        self._running[id(reference)] = reference
+        answer = asyncio.wrap_future(reference.future())
+        self._answers.add(answer)
+        answer.add_done_callback(self._heard)
         try:
-            found: tuple[bytes, dict[str, Any] | None] = await reference
+            # Not cancelled with the wait: Ray's client ends its connection when it cannot say how a task ended.
+            found: tuple[bytes, dict[str, Any] | None] = await asyncio.shield(answer)
             return found
         except asyncio.CancelledError:
             self._cancel(reference)
@@ -93,7 +106,12 @@ class RayInvoker:
         except Exception as error:  # noqa: BLE001 - Ray's own, and they are many
             raise self._error_of(error) from None
         finally:
-            self._running.discard(reference)
+            self._running.pop(id(reference), None)
+
+    def _heard(self, answer: asyncio.Future[Any]) -> None:
+        self._answers.discard(answer)
+        if not answer.cancelled():
+            answer.exception()  # it may be nobody's any more
 
     def _cancel(self, reference: Any) -> None:
         try:
