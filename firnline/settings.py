@@ -8,6 +8,7 @@ Every variable stands in docs/settings.md; a test holds the page to this module.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,7 @@ IGNORED = frozenset({"FIRN_GOLDEN"})
 _UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_PLACE = re.compile(r"inline|processes(:[1-9]\d*)?|https?://\S+|lambda:\S+|ray(:\S+)?")
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"", "0", "false", "no", "off"})
 
 
@@ -103,6 +105,16 @@ def parse_usd(text: str) -> float:
     if not 0 <= value < 1e9:
         raise ValueError("write a sum in USD, such as 0.05")
     return value
+
+
+def parse_place(text: str) -> str:
+    """Read where tasks run, a form that `functions.invoke.open.open_invoker` knows. Raises `ValueError`.
+
+    Read here, so that a server with a misspelt place does not start, rather than fail when a statement has tasks.
+    """
+    if not _PLACE.fullmatch(text.strip()):
+        raise ValueError("write inline, processes, processes:N, https://…, lambda:NAME, ray or ray://HOST:PORT")
+    return text.strip()
 
 
 def _ack(text: str) -> str:
@@ -242,7 +254,7 @@ class Settings:
     )
     functions: str = _from(
         "FIRN_FUNCTIONS",
-        str,
+        parse_place,
         "inline",
         "Where tasks of large statements run: `inline` (this process), `processes`, `processes:N`, `http://…`, "
         "`https://…`, `lambda:NAME`, `ray` (on this machine) or `ray://HOST:PORT`.",

@@ -51,6 +51,8 @@ def test_a_name_that_resembles_none_points_to_the_list() -> None:
         ("FIRN_PORT", "-1"),
         ("FIRN_MEMORY_LIMIT", "4 bananas"),
         ("FIRN_REQUIRE_TOKENS", "maybe"),
+        ("FIRN_FUNCTIONS", "lamda:worker"),
+        ("FIRN_FUNCTIONS", "processes:many"),
     ],
 )
 def test_a_value_that_does_not_read_names_its_variable(name: str, value: str) -> None:
