@@ -21,7 +21,7 @@ from storage.blobs.counted import counting
 from storage.blobs.open import open_blobs
 from storage.clock import Clock, SystemClock
 from storage.counts import Counts
-from storage.errors import NotFoundError
+from storage.errors import InvalidError, NotFoundError
 from storage.stores import AccessPolicy, Stores, join, normalize
 
 __all__ = ["open_catalog", "open_engine", "opened_catalog"]
@@ -139,5 +139,11 @@ def _folder(lake: str, create: bool) -> Path:
     if not folder.is_dir():
         if not create:
             raise NotFoundError("no lake lies here; give a folder, or let it be made", lake=str(folder))
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidError(
+                "the lake's folder cannot be made; give another, or the right to make it",
+                lake=str(folder), reason=error.strerror,
+            ) from None  # fmt: skip
     return folder

@@ -3,6 +3,7 @@
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import duckdb
 import polars as pl
@@ -147,3 +148,9 @@ def test_a_connection_left_open_ends_with_its_last_reference() -> None:
     before = threading.active_count()
     del connection
     assert threading.active_count() < before
+
+
+def test_a_folder_that_cannot_be_made_is_the_callers_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidError, match=r"the lake's folder cannot be made.*reason=Not a directory"):
+        firnline.connect(tmp_path / "file" / "lake")
