@@ -100,8 +100,8 @@ class LookupMachine(RuleBasedStateMachine):
 
     @initialize(
         kind=st.sampled_from(sorted(KINDS)), form=st.sampled_from(["delta", "iceberg"]), key=st.sampled_from([0, 1, 2]),
-        partitioned=st.booleans(), order=st.sampled_from(["", "id", "v", "part, id"]), for_lookups=st.booleans(),
-        bulk=st.sampled_from([0, 0, 0, 0, 1, 2]), begun=st.booleans(),
+        partitioned=st.booleans(), order=st.sampled_from(["", "id", "v", "v, s", "part, id"]),
+        for_lookups=st.booleans(), bulk=st.sampled_from([0, 0, 0, 0, 1, 2]), begun=st.booleans(),
     )  # fmt: skip
     def begin(
         self, kind: str, form: str, key: int, partitioned: bool, order: str, for_lookups: bool, bulk: int, begun: bool
@@ -242,7 +242,7 @@ class LookupMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.indexes) < 3)
     @rule(
-        columns=st.sampled_from(["id", "id, part", "part, id", "v", "s", "id, v", "part"]),
+        columns=st.sampled_from(["id", "id, part", "part, id", "v", "s", "id, v", "v, s", "part"]),
         kind=st.sampled_from(["", " USING learned", " USING locator"]),
     )
     def create_index(self, columns: str, kind: str) -> None:
@@ -380,6 +380,7 @@ class LookupMachine(RuleBasedStateMachine):
             conditions = [each for each in conditions if "BETWEEN" not in each[0] and ">=" not in each[0]]
         if v is not None:
             conditions.append((f"{v} = {number}", lambda row: row[2] == number))
+            conditions.append((f"{v} BETWEEN {number} AND 4", lambda row: _within(row[2], number, 4)))
             conditions.append((f"id IN ({listed}) AND {v} = {number}", lambda row: row[0] in ids and row[2] == number))
         if s is not None:
             conditions.append((f"{s} IN ('a', 'zz')", lambda row: row[3] == "a"))
