@@ -87,7 +87,7 @@ async def _tell(kv: KV, key: str, newest: list[Progress]) -> None:
             except FirnlineError as error:
                 _log.info("how far a statement is could not be told: %s", error)
                 lease = None
-            await asyncio.sleep(_EVERY_S)
+            await asyncio.sleep(_EVERY_S if newest else _FIRST_S)
     finally:
         if lease is not None:
             with suppress(FirnlineError):
