@@ -116,6 +116,9 @@ class Session:
         """Files in object stores whose footers the engine has read (`functions.engine_reads`)."""
         self.context = SessionContext(_config(options), _runtime(options))
         bound_spill(self.context, spill_bytes(options.spill_dir))
+        self.running = self.context.enable_url_table()
+        """Runs plans: of the same runtime, with settings of its own. Joins look at settings once more when a partition
+        starts, and those of ``context`` change while other statements are planned."""
         self._buckets = BucketClients(self.context, options.s3, clock)
         self._functions: set[str] = set()
         self._options_now: Mapping[str, str] = _UNCUT

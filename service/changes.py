@@ -244,7 +244,7 @@ async def _rows(
     selected = ", ".join(f"t.{identifier(each.name)}" for each in fields)
     query = (text or f"SELECT {selected} FROM {SCANS}.base AS t").replace("{selected}", selected)
     plan = await session.in_planner(session.plan, query, {"base": table, **tables})
-    batches = [batch async for batch in stream(session.context, plan) if batch.num_rows]
+    batches = [batch async for batch in stream(session.running, plan) if batch.num_rows]
     wanted = pa.schema(fields)
     return pa.concat_tables([wanted.empty_table(), *(pa.Table.from_batches([batch]).cast(wanted) for batch in batches)])
 

@@ -262,7 +262,7 @@ class Engine:
             return
         waited_s = 0.0
         try:
-            async with aclosing(stream(self._session.context, planned.plan)) as batches:
+            async with aclosing(stream(self._session.running, planned.plan)) as batches:
                 before_s = time.perf_counter()
                 async for batch in batches:
                     waited_s += time.perf_counter() - before_s

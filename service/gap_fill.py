@@ -51,7 +51,7 @@ async def _batches(session: Session, planned: Planned) -> AsyncGenerator[pa.Reco
     for batch in planned.rows:
         yield batch
     if planned.plan is not None:
-        async with aclosing(stream(session.context, planned.plan)) as batches:
+        async with aclosing(stream(session.running, planned.plan)) as batches:
             async for batch in batches:
                 if batch.num_rows:
                     yield retyped(batch, planned.schema)
