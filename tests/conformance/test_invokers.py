@@ -299,7 +299,7 @@ async def test_close_leaves_no_process_no_socket_and_no_thread(backend: Backend)
     await _open_and_close(backend)
     before = _held()
     await _open_and_close(backend)
-    await until(lambda: _held() <= before, 10)
+    await until(lambda: _held() <= before, 30)
 
 
 async def test_close_fails_what_runs_and_what_comes_later(backend: Backend) -> None:
