@@ -1,9 +1,14 @@
 """Shared by the whole suite: async tests run on asyncio; the golden tables are found or skipped."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell has what it starts in the background ignore Ctrl-C, and all that this starts; tests send it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GOLDEN = Path(os.environ.get("FIRN_GOLDEN", Path(__file__).parents[2] / "shared" / "data"))
 
