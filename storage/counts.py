@@ -9,8 +9,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from storage.clock import Clock
 
 __all__ = ["BOUNDS_S", "Counts", "Durations", "Key"]
 
@@ -69,6 +72,19 @@ class Counts:
                 found = durations[key] = Durations()
             found.n[place] += 1
             found.sum_s += seconds
+
+    @contextmanager
+    def request(self, requests: str, seconds: str, clock: Clock, /, **labels: str) -> Iterator[None]:
+        """Count what is done within as one of ``requests``, by its outcome too, and the time it took as ``seconds``."""
+        started_s, outcome = clock.monotonic_s(), "succeeded"
+        try:
+            yield
+        except BaseException as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            self.add(requests, outcome=outcome, **labels)
+            self.observe(seconds, clock.monotonic_s() - started_s, **labels)
 
     def follow(self, name: str, read: Callable[[], float], /, **labels: str) -> None:
         """Count what ``read`` gives, which never falls."""

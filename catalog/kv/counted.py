@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from catalog.kv import KV, Entry, Event, Put, TxnResult
 from storage.clock import Clock
@@ -18,17 +18,10 @@ class CountedKV:
     def __init__(self, inner: KV, counts: Counts, clock: Clock) -> None:
         self._inner, self._counts, self._clock = inner, counts, clock
 
-    @contextmanager
-    def _counted(self, operation: str) -> Iterator[None]:
-        started_s, outcome = self._clock.monotonic_s(), "succeeded"
-        try:
-            yield
-        except BaseException as error:
-            outcome = type(error).__name__
-            raise
-        finally:
-            self._counts.add("firnline_catalog_requests", operation=operation, outcome=outcome)
-            self._counts.observe("firnline_catalog_seconds", self._clock.monotonic_s() - started_s, operation=operation)
+    def _counted(self, operation: str) -> AbstractContextManager[None]:
+        return self._counts.request(
+            "firnline_catalog_requests", "firnline_catalog_seconds", self._clock, operation=operation
+        )
 
     async def get(self, key: str) -> Entry | None:
         with self._counted("get"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager
 
 from storage.blobs import BlobMeta, Blobs
 from storage.clock import Clock
@@ -27,18 +27,10 @@ class CountedBlobs:
     def __init__(self, inner: Blobs, counts: Counts, clock: Clock, store: str) -> None:
         self._inner, self._counts, self._clock, self._store = inner, counts, clock, store
 
-    @contextmanager
-    def _counted(self, operation: str) -> Iterator[None]:
-        started_s, outcome = self._clock.monotonic_s(), "succeeded"
-        try:
-            yield
-        except BaseException as error:
-            outcome = type(error).__name__
-            raise
-        finally:
-            counts, labels = self._counts, {"store": self._store, "operation": operation}
-            counts.add("firnline_store_requests", outcome=outcome, **labels)
-            counts.observe("firnline_store_seconds", self._clock.monotonic_s() - started_s, **labels)
+    def _counted(self, operation: str) -> AbstractContextManager[None]:
+        return self._counts.request(
+            "firnline_store_requests", "firnline_store_seconds", self._clock, store=self._store, operation=operation
+        )
 
     def _read(self, n_bytes: int) -> None:
         self._counts.add("firnline_store_bytes", n_bytes, store=self._store, direction="read")
