@@ -35,7 +35,7 @@ __all__ = ["measure_start"]
 
 GOAL_S, GOAL_MIB = 0.6, 250.0
 FILES = 10
-SECRET = "cold"
+SECRET = "of cold functions on this machine"
 EXTRAS = "server,lambda,s3,functions,delta,kernels"
 CHILD = Path(__file__).with_name("start_child.py")
 ROLES = {

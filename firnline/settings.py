@@ -60,6 +60,7 @@ _UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _PLACE = re.compile(r"inline|processes(:[1-9]\d*)?|https?://\S+|lambda:\S+|ray(:\S+)?")
+_SECRET_MIN = 32
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"", "0", "false", "no", "off"})
 
 
@@ -115,6 +116,17 @@ def parse_place(text: str) -> str:
     if not _PLACE.fullmatch(text.strip()):
         raise ValueError("write inline, processes, processes:N, https://…, lambda:NAME, ray or ray://HOST:PORT")
     return text.strip()
+
+
+def parse_secret(text: str) -> str:
+    """Read a secret, or several with commas between them, each long enough not to be guessed. Raises `ValueError`."""
+    for each in text.split(","):
+        if len(each) < _SECRET_MIN:
+            raise ValueError(
+                f"a secret has at least {_SECRET_MIN} characters, and this one has {len(each)}; make one with "
+                "openssl rand -hex 32"
+            )
+    return text
 
 
 def _ack(text: str) -> str:
@@ -242,8 +254,9 @@ class Settings:
         "FIRN_ALLOW_HTTP", parse_flag, False, "Allow plain http to S3 endpoints, and tokens over it, beyond loopback."
     )
     task_secret: str | None = _from(
-        "FIRN_TASK_SECRET", str, None,
-        "What tasks for workers are signed with, the same for all of a deployment; `new,old` while it is replaced.",
+        "FIRN_TASK_SECRET", parse_secret, None,
+        "What tasks for workers are signed with, the same for all of a deployment: at least 32 characters, such as "
+        "those of `openssl rand -hex 32`; `new,old` while it is replaced.",
         repr=False,
     )  # fmt: skip
     platform_port: int | None = _from(
@@ -348,11 +361,12 @@ def read(environ: Mapping[str, str]) -> Settings:
     Raises `InvalidError` for an unknown ``FIRN_`` name (with the nearest known one) and for a value that does not read.
     """
     known = {variable.name: (attribute, variable) for attribute, (variable, _default) in variables().items()}
+    hidden = {each.name for each in fields(Settings) if not each.repr}
     for name in environ:
         if name.startswith("FIRN_") and name not in known and name not in IGNORED:
             raise InvalidError(_unknown(name, list(known)), variable=name)
     values = {
-        attribute: _parse(variable, environ[name])
+        attribute: _parse(variable, environ[name], shown=attribute not in hidden)
         for name, (attribute, variable) in known.items()
         if name in environ and (environ[name] or name == "FIRN_HISTORY")
     }
@@ -361,11 +375,12 @@ def read(environ: Mapping[str, str]) -> Settings:
     return Settings(**values, aws=aws, otel=otel)
 
 
-def _parse(variable: Variable, text: str) -> Any:
+def _parse(variable: Variable, text: str, *, shown: bool = True) -> Any:
     try:
         return variable.parse(text)
     except ValueError as error:
-        raise InvalidError(f"the environment's {variable.name} does not read: {error}", value=repr(text)) from None
+        told = {"value": repr(text)} if shown else {}
+        raise InvalidError(f"the environment's {variable.name} does not read: {error}", **told) from None
 
 
 def _unknown(name: str, known: list[str]) -> str:

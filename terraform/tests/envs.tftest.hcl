@@ -12,7 +12,7 @@ mock_provider "aws" {
   }
 
   mock_data "aws_secretsmanager_secret_version" {
-    defaults = { secret_string = "only-in-tests" }
+    defaults = { secret_string = "only-in-tests-0123456789-abcdefghij" }
   }
 
   mock_data "aws_ssm_parameter" {

@@ -41,7 +41,7 @@ variables {
   prefix      = "lake"
   image_uri   = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/firnline:1"
   worker      = { name = "w", arn = "arn:aws:lambda:eu-central-1:123456789012:function:w" }
-  task_secret = "only-in-tests"
+  task_secret = "only-in-tests-0123456789-abcdefghij"
 }
 
 run "may_invoke_the_worker_only" {
@@ -75,7 +75,7 @@ run "may_invoke_the_worker_only" {
       FIRN_ALLOW                = "s3://open-data/taxi"
       FIRN_REQUIRE_TOKENS       = "0"
       FIRN_FUNCTIONS            = "lambda:w"
-      FIRN_TASK_SECRET          = "only-in-tests"
+      FIRN_TASK_SECRET          = "only-in-tests-0123456789-abcdefghij"
       FIRN_STATEMENT_TIMEOUT_MS = "55000"
       FIRN_MEMORY_LIMIT         = "1804MiB"
       FIRN_SPILL_DIR            = "/tmp"

@@ -40,7 +40,7 @@ variables {
   bucket      = "ice"
   prefix      = "lake"
   image_uri   = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/firnline:1"
-  task_secret = "only-in-tests"
+  task_secret = "only-in-tests-0123456789-abcdefghij"
 }
 
 run "reads_tables_and_writes_results_only" {
@@ -61,7 +61,7 @@ run "reads_tables_and_writes_results_only" {
   }
 
   assert {
-    condition     = { for name, value in output.environment : name => value if value != null } == { FIRN_LAKE = "s3://ice/lake", FIRN_TASK_SECRET = "only-in-tests", FIRN_SPILL_DIR = "/tmp" }
+    condition     = { for name, value in output.environment : name => value if value != null } == { FIRN_LAKE = "s3://ice/lake", FIRN_TASK_SECRET = "only-in-tests-0123456789-abcdefghij", FIRN_SPILL_DIR = "/tmp" }
     error_message = "A worker knows the lake and the secret, and no catalog."
   }
 }

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 USER = 10001
-SECRET = "of this test"
+SECRET = "of this test and of its containers"
 SLOW = "SELECT count(*) AS n FROM generate_series(1, 300000000) WHERE value % 7 = 1"
 
 

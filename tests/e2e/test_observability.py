@@ -26,6 +26,7 @@ INFRA = ROOT / "infra" / "observability"
 PAGE = (ROOT / "docs" / "observability.md").read_text()
 ROWS = re.findall(r"^\| `([a-z_]+)` \| (\w+) \| ([^|]*) \| ([^|]*) \| (.*) \|$", PAGE, re.MULTILINE)
 WITHIN_S = 60.0
+SECRET = "of a server and a worker on this machine"
 
 
 def tool(name: str) -> str:
@@ -73,10 +74,10 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, s
     """The log, a worker and a server on one lake, after some work; job → host and port."""
     lake = ["--lake", str(tmp_path_factory.mktemp("observed") / "lake"), "--port"]
     with ExitStack() as stack:
-        worker = stack.enter_context(running("worker", *lake, "0", FIRN_TASK_SECRET="s"))
+        worker = stack.enter_context(running("worker", *lake, "0", FIRN_TASK_SECRET=SECRET))
         wal = stack.enter_context(running("wal", *lake, "0"))
         serve = stack.enter_context(
-            running("serve", *lake, "0", FIRN_TASK_SECRET="s", FIRN_FUNCTIONS=f"http://{worker}",
+            running("serve", *lake, "0", FIRN_TASK_SECRET=SECRET, FIRN_FUNCTIONS=f"http://{worker}",
                     FIRN_COMPACT_INTERVAL_MS="500")
         )  # fmt: skip
         client = stack.enter_context(httpx.Client(base_url=f"http://{serve}", timeout=60, trust_env=False))

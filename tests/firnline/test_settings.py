@@ -60,6 +60,22 @@ def test_a_value_that_does_not_read_names_its_variable(name: str, value: str) ->
         read({name: value})
 
 
+def test_a_short_secret_is_refused_with_how_to_make_one_and_is_not_told() -> None:
+    for secret in (
+        "too-short",
+        "too-short" + 22 * "x",
+        32 * "n" + ",too-short",
+        "too-short," + 32 * "o",
+        32 * "n" + ",",
+    ):
+        with pytest.raises(InvalidError, match=r"FIRN_TASK_SECRET.* 32 .*openssl rand -hex 32") as refused:
+            read({"FIRN_TASK_SECRET": secret})
+        assert "too-short" not in str(refused.value)
+        assert "value" not in refused.value.facts
+    assert read({"FIRN_TASK_SECRET": 32 * "n"}).task_secret == 32 * "n"
+    assert read({"FIRN_TASK_SECRET": 32 * "n" + "," + 40 * "o"}).task_secret == 32 * "n" + "," + 40 * "o"
+
+
 @pytest.mark.parametrize(
     ("text", "n_bytes"),
     [("0", 0), ("512", 512), ("1k", 1000), ("1KiB", 1024), ("2 GiB", 2 << 30), ("1.5m", 1_500_000), ("3T", 3 * 10**12)],

@@ -25,7 +25,7 @@ from storage.errors import ForbiddenError, InvalidError, NotFoundError, Unavaila
 from tests.support.firn import environment
 from tests.support.task_plans import ENDLESS, stages_of, task_of
 
-SECRET = b"shared"
+SECRET = b"shared by coordinator and workers"
 
 
 class Context:

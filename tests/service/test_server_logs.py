@@ -47,7 +47,8 @@ def logs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     folder = tmp_path_factory.mktemp("logs")
     lake = ("--lake", str(folder / "lake"), "--port", "0")
     secrets = {
-        "FIRN_TASK_SECRET": f"{HUSH} task", "AWS_ACCESS_KEY_ID": f"{HUSH}key", "AWS_SECRET_ACCESS_KEY": f"{HUSH}aws",
+        "FIRN_TASK_SECRET": f"{HUSH} task of this deployment only",
+        "AWS_ACCESS_KEY_ID": f"{HUSH}key", "AWS_SECRET_ACCESS_KEY": f"{HUSH}aws",
         "FIRN_LOG_SQL": request.param,
     }  # fmt: skip
     with ExitStack() as stack:

@@ -30,7 +30,7 @@ from tests.support.firn import environment, firn, program
 from tests.support.lakes import open_lake
 from tests.support.task_plans import ENDLESS, STUBBORN, stages_of, task_of
 
-SECRET = "only the deployment knows"
+SECRET = "only the deployment knows what it is"
 Answer = tuple[int, dict[str, str], bytes]
 
 
@@ -187,6 +187,13 @@ def test_it_does_not_start_without_a_secret(folder: Path) -> None:
     done = firn("worker", "--lake", str(folder), "--host", "0.0.0.0", "--port", "0")
     assert done.returncode == 1
     assert b"FIRN_TASK_SECRET" in done.stderr
+
+
+def test_it_does_not_start_with_a_secret_that_is_short(folder: Path) -> None:
+    done = firn("worker", "--lake", str(folder), "--port", "0", FIRN_TASK_SECRET="too-short")
+    assert done.returncode == 2
+    assert b"openssl rand -hex 32" in done.stderr
+    assert b"too-short" not in done.stderr
 
 
 def test_it_says_which_port_it_cannot_have(folder: Path, url: str) -> None:

@@ -20,7 +20,7 @@ pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
-SECRET = "the secret of a test"
+SECRET = "the secret of a test of what is traced"
 
 
 class Lake:

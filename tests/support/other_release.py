@@ -15,7 +15,7 @@ from tests.support.lakes import Lake
 
 __all__ = ["PREFIX", "SECRET", "Change", "between", "plus", "rewritten", "without"]
 
-SECRET = "a secret of this test"
+SECRET = "a secret of this test and of no other"
 PREFIX = struct.Struct("<4sHI")
 
 Change = Callable[[dict[str, Any]], Mapping[str, Any]]

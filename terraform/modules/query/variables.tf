@@ -141,6 +141,11 @@ variable "task_secret" {
   type        = string
   sensitive   = true
   default     = null
+
+  validation {
+    condition     = var.task_secret == null ? true : alltrue([for part in split(",", var.task_secret) : length(part) >= 32])
+    error_message = "Firnline refuses secrets of less than 32 characters: make one with openssl rand -hex 32."
+  }
 }
 
 variable "tasks_max" {

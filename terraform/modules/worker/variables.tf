@@ -111,6 +111,10 @@ variable "task_secret" {
   type        = string
   sensitive   = true
 
+  validation {
+    condition     = alltrue([for part in split(",", var.task_secret) : length(part) >= 32])
+    error_message = "Firnline refuses secrets of less than 32 characters: make one with openssl rand -hex 32."
+  }
 }
 
 variable "reserved_concurrency" {
