@@ -34,20 +34,23 @@ _UNUSED = (
     # Arrow Flight, file systems of its own, Substrait and Gandiva from Python, Hadoop: we read through obstore.
     "pyarrow/libarrow_flight.so*", "pyarrow/libarrow_python_flight.so*", "pyarrow/_flight.*", "pyarrow/flight.py",
     "pyarrow/libarrow_s3.so*", "pyarrow/_s3fs.*", "pyarrow/_gcsfs.*", "pyarrow/_azurefs.*", "pyarrow/_hdfs.*",
-    "pyarrow/_substrait.*", "pyarrow/substrait.py", "pyarrow/libarrow_gcs.so*", "pyarrow/libarrow_azure.so*",
+    "pyarrow/_substrait.*", "pyarrow/substrait.py", "pyarrow/libarrow_substrait.so*",
+    "pyarrow/libarrow_gcs.so*", "pyarrow/libarrow_azure.so*",
     "pyarrow/libarrow_python_parquet_encryption.so*", "pyarrow/_parquet_encryption.*",
     "pyarrow/_dataset_parquet_encryption.*", "pyarrow/_feather.*", "pyarrow/_cuda*", "pyarrow/jvm.py",
     # What C++ programs are built with, and tests.
     "pyarrow/include", "pyarrow/src", "pyarrow/tests", "pyarrow/includes", "pyarrow/conftest.py",
-    "pyarrow/libarrow_python.so", "pyarrow/libarrow_python.so.*.*",
+    "pyarrow/libarrow_python.so", "pyarrow/libarrow_python.so.*.*", "pyarrow/_pyarrow_cpp_tests.*",
     "numpy/f2py", "numpy/_core/include", "numpy/_core/lib", "numpy/**/tests", "numpy/distutils", "numpy/typing/tests",
-    "numpy/_pyinstaller", "numpy/random", "numpy/polynomial", "numpy/_core/_umath_tests.*",
-    "numpy/_core/_simd.*", "numpy/_core/_operand_flag_tests.*", "numpy/_core/_rational_tests.*",
-    "numpy/_core/_struct_ufunc_tests.*", "numpy/_core/_multiarray_tests.*",
+    "numpy/_pyinstaller", "numpy/random", "numpy/polynomial", "numpy/fft", "numpy/testing",
+    "numpy/_core/_umath_tests.*", "numpy/_core/_simd.*", "numpy/_core/_operand_flag_tests.*",
+    "numpy/_core/_rational_tests.*", "numpy/_core/_struct_ufunc_tests.*", "numpy/_core/_multiarray_tests.*",
     # zstandard runs on its C backend.
     "zstandard/_cffi.*", "zstandard/backend_cffi.py", "zstandard/backend_rust.*",
     "bin", "**/__pycache__", "**/*.pyi", "**/*.pyx", "**/*.pxd", "**/*.pxi", "**/*.h", "**/*.a", "**/*.lib",
 )  # fmt: skip
+_LINKED_IN_VAIN = "libarrow_substrait.so.*"
+"""What Arrow's Python names as needed in each of its libraries, and calls in none that is kept."""
 _STRIPPED = ("pyarrow/*.so*", "obstore/*.so", "zstandard/*.so", "pyroaring*.so", "datafusion/*.so")
 """Not numpy's libraries: what auditwheel has changed is not loaded any more after ``strip``."""
 _PLATFORMS = {"x86_64": "x86_64-manylinux_2_28", "arm64": "aarch64-manylinux_2_28"}
@@ -67,6 +70,7 @@ def build(folder: Path, python: str, arch: str) -> Path:
     (code / "firnline").mkdir()
     for name in _PUBLIC:
         shutil.copy(_ROOT / "firnline" / name, code / "firnline" / name)
+    _unlink(code)
     _prune(code)
     _strip(code, arch)
     _compress_blas(code)
@@ -88,6 +92,16 @@ def _install(uv: str, python: str, arch: str, code: Path, folder: Path) -> None:
     )  # fmt: skip
 
 
+def _unlink(code: Path) -> None:
+    """Have Arrow's libraries load without the one that they name in vain: it takes 4 MB and a moment."""
+    from elf import forget  # type: ignore[import-not-found]
+
+    names = [path.name for path in (code / "pyarrow").glob(_LINKED_IN_VAIN)]
+    for path in (code / "pyarrow").glob("*.so*"):
+        for name in names:
+            forget(path, name)
+
+
 def _prune(code: Path) -> None:
     for pattern in _UNUSED:
         for path in sorted(code.glob(pattern), reverse=True):
@@ -95,8 +109,10 @@ def _prune(code: Path) -> None:
                 shutil.rmtree(path)
             elif path.exists():
                 path.unlink()
+    for folder in code.glob("*.dist-info/sboms"):
+        shutil.rmtree(folder)
     for path in code.glob("*.dist-info/*"):
-        # Versions are asked for by name; the rest is for installers.
+        # Versions are asked for by name; licences stay; the rest is for installers.
         if path.name != "METADATA" and path.is_file():
             path.unlink()
 
