@@ -60,7 +60,7 @@ _UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _PLACE = re.compile(r"inline|processes(:[1-9]\d*)?|https?://\S+|lambda:\S+|ray(:\S+)?")
-_SECRET_MIN = 32
+_SECRET_MIN, _PORT_MAX = 32, 65535
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"", "0", "false", "no", "off"})
 
 
@@ -94,6 +94,13 @@ def parse_count(text: str) -> int:
     """Read a whole number that is not negative. Raises `ValueError`."""
     if not text.strip().isdecimal():
         raise ValueError("write a whole number")
+    return int(text)
+
+
+def parse_port(text: str) -> int:
+    """Read a port; 0 stands for a free one. Raises `ValueError`."""
+    if not text.strip().isdecimal() or int(text) > _PORT_MAX:
+        raise ValueError(f"write a port from 0 to {_PORT_MAX}")
     return int(text)
 
 
@@ -160,7 +167,7 @@ class Settings:
     etcd_password: str | None = _from("FIRN_ETCD_PASSWORD", str, None, "Its password.", repr=False)
     token: str | None = _from("FIRN_TOKEN", str, None, "The API token that clients send to a server.", repr=False)
     host: str = _from("FIRN_HOST", str, "127.0.0.1", "The address that `firn serve` binds to.")
-    port: int = _from("FIRN_PORT", parse_count, 8080, "Its port; 0 takes a free one.")
+    port: int = _from("FIRN_PORT", parse_port, 8080, "Its port; 0 takes a free one.")
     allow: tuple[str, ...] = _from(
         "FIRN_ALLOW",
         _prefixes,
@@ -259,9 +266,9 @@ class Settings:
         "those of `openssl rand -hex 32`; `new,old` while it is replaced.",
         repr=False,
     )  # fmt: skip
-    platform_port: int | None = _from(
+    platform_port: str | None = _from(
         "PORT",
-        parse_count,
+        str,
         None,
         "The port that a platform such as Knative tells `firn serve` and `firn worker` to listen on.",
     )
@@ -317,6 +324,18 @@ class Settings:
     """The AWS variables that are set, by name."""
     otel: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Those of `OTEL_VARIABLES` that are set, by name."""
+
+    def port_of(self, option: int | None, default: int) -> int:
+        """Return where a server listens: the command line's port, else the platform's, else ``default``.
+
+        Raises `InvalidError` for a platform's port that is none, and is needed: other programs have a ``PORT`` too.
+        """
+        if option is not None:
+            return option
+        if self.platform_port is None:
+            return default
+        port: int = _parse(variables()["platform_port"][0], self.platform_port, parse_port)
+        return port
 
     @property
     def traces(self) -> bool:
@@ -375,9 +394,9 @@ def read(environ: Mapping[str, str]) -> Settings:
     return Settings(**values, aws=aws, otel=otel)
 
 
-def _parse(variable: Variable, text: str, *, shown: bool = True) -> Any:
+def _parse(variable: Variable, text: str, parse: Callable[[str], Any] | None = None, *, shown: bool = True) -> Any:
     try:
-        return variable.parse(text)
+        return (parse or variable.parse)(text)
     except ValueError as error:
         told = {"value": repr(text)} if shown else {}
         raise InvalidError(f"the environment's {variable.name} does not read: {error}", **told) from None

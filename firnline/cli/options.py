@@ -24,6 +24,7 @@ __all__ = [
     "lake_option",
     "parse_params",
     "parse_value",
+    "port_for",
     "settings_for",
     "token_option",
 ]
@@ -73,6 +74,14 @@ def settings_for(lake: str | None, token: str | None = None) -> Settings:
     except InvalidError as error:
         raise click.UsageError(str(error)) from None
     return replace(settings, lake=lake or settings.lake, token=token or settings.token)
+
+
+def port_for(option: int | None, settings: Settings, default: int) -> int:
+    """Return where a server listens: the command's own option, else ``$PORT``, which a wrong text in is wrong usage."""
+    try:
+        return settings.port_of(option, default)
+    except InvalidError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def parse_params(texts: tuple[str, ...]) -> dict[str, Any] | list[Any] | None:

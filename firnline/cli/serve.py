@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import click
 
-from firnline.cli.options import Duration, guarded, lake_option, settings_for
-from firnline.settings import Settings
+from firnline.cli.options import Duration, guarded, lake_option, port_for, settings_for
 
 __all__ = ["serve"]
 
@@ -53,16 +52,9 @@ def serve(
     settings = replace(
         settings,
         host=host if host is not None else settings.host,
-        port=_port(port, settings),
+        port=port_for(port, settings, settings.port),
         allow=(*settings.allow, *allow),
         require_tokens=require_tokens or settings.require_tokens,
         statement_timeout_ms=timeout_ms if timeout_ms is not None else settings.statement_timeout_ms,
     )
     run(serve_settings(settings))
-
-
-def _port(option: int | None, settings: Settings) -> int:
-    """Return the port: the command line's, else the platform's, else the settings'."""
-    if option is not None:
-        return option
-    return settings.platform_port if settings.platform_port is not None else settings.port

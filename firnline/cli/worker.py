@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from firnline.cli.options import guarded, lake_option, settings_for
+from firnline.cli.options import guarded, lake_option, port_for, settings_for
 
 __all__ = ["worker"]
 
@@ -45,8 +45,7 @@ def worker(
     from service.task_server import serve_tasks, start_anew
 
     settings = settings_for(lake)
-    chosen = port if port is not None else settings.platform_port if settings.platform_port is not None else _PORT
-    served = task_server_settings(settings, host, chosen, allow, concurrency, listener)
+    served = task_server_settings(settings, host, port_for(port, settings, _PORT), allow, concurrency, listener)
     again = serve_tasks(served)
     if again is not None:
         start_anew(again, sys.orig_argv[1:])

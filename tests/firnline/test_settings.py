@@ -49,6 +49,7 @@ def test_a_name_that_resembles_none_points_to_the_list() -> None:
     [
         ("FIRN_PORT", "eighty"),
         ("FIRN_PORT", "-1"),
+        ("FIRN_PORT", "65536"),
         ("FIRN_MEMORY_LIMIT", "4 bananas"),
         ("FIRN_REQUIRE_TOKENS", "maybe"),
         ("FIRN_FUNCTIONS", "lamda:worker"),
@@ -58,6 +59,22 @@ def test_a_name_that_resembles_none_points_to_the_list() -> None:
 def test_a_value_that_does_not_read_names_its_variable(name: str, value: str) -> None:
     with pytest.raises(InvalidError, match=name):
         read({name: value})
+
+
+@pytest.mark.parametrize("text", ["eighty", "-1", "65536", "80.0", "tcp://10.0.0.1:80"])
+def test_a_platforms_port_that_is_none_is_refused_where_it_is_needed_and_only_there(text: str) -> None:
+    settings = read({"PORT": text})
+    assert settings.port_of(9000, 8080) == 9000
+    assert settings.port_of(0, 8080) == 0
+    with pytest.raises(InvalidError, match=rf"environment's PORT does not read: .*65535 value='{text}'"):
+        settings.port_of(None, 8080)
+
+
+def test_a_port_is_the_options_else_the_platforms_else_the_default() -> None:
+    assert read({"PORT": "9001"}).port_of(9000, 8080) == 9000
+    assert read({"PORT": "9001"}).port_of(None, 8080) == 9001
+    assert read({"PORT": ""}).port_of(None, 8080) == 8080
+    assert read({}).port_of(None, 8080) == 8080
 
 
 def test_a_short_secret_is_refused_with_how_to_make_one_and_is_not_told() -> None:

@@ -196,6 +196,20 @@ def test_it_does_not_start_with_a_secret_that_is_short(folder: Path) -> None:
     assert b"too-short" not in done.stderr
 
 
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_a_platforms_port_that_is_none_is_named_before_anything_starts(folder: Path, command: str) -> None:
+    done = firn(command, "--lake", str(folder), FIRN_TASK_SECRET=SECRET, PORT="eighty")
+    assert done.returncode == 2
+    assert b"PORT does not read" in done.stderr
+    assert b"value='eighty'" in done.stderr
+    assert b"FIRN_PORT" not in done.stderr
+
+
+def test_a_platforms_port_that_is_none_does_not_matter_where_the_option_is_given(folder: Path) -> None:
+    with working(folder, "--port", "0", PORT="eighty") as (url, _process):
+        assert call(url, "GET", "/healthz")[0] == 200
+
+
 def test_it_says_which_port_it_cannot_have(folder: Path, url: str) -> None:
     taken = str(urlsplit(url).port)
     done = firn("worker", "--lake", str(folder), "--port", taken, FIRN_TASK_SECRET=SECRET)
