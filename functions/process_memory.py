@@ -8,6 +8,9 @@ from pathlib import Path
 __all__ = ["machine_memory_bytes", "rss_bytes", "wants_cpu"]
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_GROUPS = Path("/sys/fs/cgroup")
+_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
+"""Of control groups of version 2 and 1, which writes about 2**63 where there is no limit."""
 
 
 def rss_bytes(pid: int) -> int:
@@ -34,11 +37,19 @@ def wants_cpu(pid: int) -> bool:
     return False
 
 
-def machine_memory_bytes() -> int:
-    """Return how much memory there is: the machine's, or the control group's where that is less."""
+def machine_memory_bytes(groups: Path = _GROUPS) -> int:
+    """Return how much memory there is: the machine's, or the control group's where that is less.
+
+    groups : where control groups are mounted, of version 2 or 1
+    """
     machine = os.sysconf("SC_PHYS_PAGES") * _PAGE_BYTES
+    return min([machine, *filter(None, (_number(groups / name) for name in _LIMITS))])
+
+
+def _number(path: Path) -> int:
+    """Return what a file of the kernel says; 0 where it is absent or says no number, such as ``max``."""
     try:
-        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        text = path.read_text().strip()
     except OSError:
-        return machine
-    return min(machine, int(text)) if text.isdigit() else machine
+        return 0
+    return int(text) if text.isdecimal() else 0
