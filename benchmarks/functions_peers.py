@@ -6,34 +6,36 @@ a page at most.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from benchmarks.machine import REPOSITORY
-from benchmarks.peers import Answer, Peer, S3Access
+from benchmarks.peers import Answer, FirnlinePeer, Peer, S3Access
 from benchmarks.tpch_data import tpch_queries
 from storage.blobs.s3_options import S3Options
 
+if TYPE_CHECKING:
+    from service.settings import EngineSettings
+
 __all__ = ["FUNCTION_PEERS", "MEMORY_MB", "N_WORKERS", "SECRET", "WORKERS_LOG", "start_workers"]
 
-SECRET = "benchmark"
+SECRET = "of a benchmark on this machine only"
 N_WORKERS = 2
 MEMORY_MB = 1769
 WORKERS_LOG = "BENCHMARK_WORKERS_LOG"
 """Variable that names the file for what workers say; else nobody reads it."""
 
 
-class TasksPeer:
+class TasksPeer(FirnlinePeer):
     """This product, in process, whose statements run as tasks at a place.
 
     Parameters
@@ -42,45 +44,22 @@ class TasksPeer:
     """
 
     def __init__(self, place: str | None, concurrency: int = 0) -> None:
+        super().__init__()
         self._place, self._concurrency = place, concurrency
-        self._runner = asyncio.Runner()
-        self._stack = contextlib.AsyncExitStack()
-        self._started = contextlib.ExitStack()
+        self.functions = "inline" if place is None else "fan-out"
 
-    def open(self, tables: Mapping[str, str], s3: S3Access | None) -> None:
-        from service.components import open_engine
-        from service.settings import EngineSettings, FunctionAccess
+    def _settings(self, lake: str, tables: Mapping[str, str], s3: S3Access | None) -> EngineSettings:
+        from service.settings import FunctionAccess
 
-        lake = self._started.enter_context(tempfile.TemporaryDirectory())
-        options = S3Options(region="us-east-1")
         if s3 is not None:
-            options = S3Options(s3.endpoint, s3.region, access_key_id=s3.key, secret_access_key=s3.secret)
             lake = f"s3://lake/{Path(lake).name}"
-        access = FunctionAccess()
-        if self._place is not None:
-            folders = sorted({str(Path(each).parent) for each in tables.values()}) if s3 is None else ["s3://tpch"]
-            place, endpoint = start_workers(self._started, self._place, lake, ",".join(folders), options)
-            access = FunctionAccess(place, SECRET, concurrency=self._concurrency, lambda_endpoint=endpoint)
-        settings = EngineSettings(lake=lake, s3=options, functions=access)
-        self._engine = self._runner.run(self._stack.enter_async_context(open_engine(settings)))
-        for name, location in tables.items():
-            self.run(f"CREATE EXTERNAL TABLE {name} STORED AS PARQUET LOCATION '{location}'")
-
-    def run(self, sql: str) -> Answer:
-        return self._runner.run(self._answer(sql))
-
-    async def _answer(self, sql: str) -> Answer:
-        from service.statement import Statement
-
-        functions: Any = "inline" if self._place is None else "fan-out"
-        result = await self._engine.run(Statement(sql, "benchmark", functions=functions))
-        batches = [batch async for batch in result.batches]
-        return Answer(pa.Table.from_batches(batches, result.schema), result.receipt.to_dict())
-
-    def close(self) -> None:
-        self._runner.run(self._stack.aclose())
-        self._runner.close()
-        self._started.close()
+        settings = super()._settings(lake, tables, s3)
+        if self._place is None:
+            return settings
+        folders = sorted({str(Path(each).parent) for each in tables.values()}) if s3 is None else ["s3://tpch"]
+        place, endpoint = start_workers(self._folder, self._place, lake, ",".join(folders), settings.s3)
+        access = FunctionAccess(place, SECRET, concurrency=self._concurrency, lambda_endpoint=endpoint)
+        return replace(settings, functions=access)
 
 
 def start_workers(
@@ -161,10 +140,7 @@ class _ProgramPeer:
         self._numbers = {sql: number for number, sql in tpch_queries().items()}
 
     def run(self, sql: str) -> Answer:
-        program = self.programs.get(self._numbers.get(sql, 0))
-        if program is None:
-            raise NotImplementedError("no SQL, and no program is written for this query")
-        return Answer(program(self, self._tables))
+        return Answer(self.programs[self._numbers[sql]](self, self._tables))
 
     def close(self) -> None:
         pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["with_part"]
 
-_ORDER = ("read", "write", "lookup", "functions")
+_ORDER = ("read", "write", "lookup", "functions", "functions-sf10")
 
 
 def with_part(page: str, name: str, text: str) -> str:

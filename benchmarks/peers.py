@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from service.settings import EngineSettings
+    from service.statement import Functions
 
 __all__ = ["PEERS", "Answer", "Peer", "S3Access", "duckdb_extension"]
 
@@ -56,7 +60,12 @@ class Peer(Protocol):
 
 
 class FirnlinePeer:
-    """This product, in process, on a lake of its own in a temporary folder."""
+    """This product, in process, on a lake of its own in a temporary folder.
+
+    functions : where statements ask to run
+    """
+
+    functions: Functions = "auto"
 
     def __init__(self) -> None:
         self._runner = asyncio.Runner()
@@ -67,17 +76,22 @@ class FirnlinePeer:
         import tempfile
 
         from service.components import open_engine
-        from service.settings import EngineSettings
-        from storage.blobs.s3_options import S3Options
 
         lake = self._folder.enter_context(tempfile.TemporaryDirectory())
-        options = S3Options()
-        if s3 is not None:
-            options = S3Options(s3.endpoint, s3.region, access_key_id=s3.key, secret_access_key=s3.secret)
-        settings = EngineSettings(lake=lake, s3=options)
+        settings = self._settings(lake, tables, s3)
         self._engine = self._runner.run(self._stack.enter_async_context(open_engine(settings)))
         for name, location in tables.items():
             self.run(f"CREATE EXTERNAL TABLE {name} STORED AS PARQUET LOCATION '{location}'")
+
+    def _settings(self, lake: str, tables: Mapping[str, str], s3: S3Access | None) -> EngineSettings:
+        """Return the engine's settings for a lake in a folder."""
+        from service.settings import EngineSettings
+        from storage.blobs.s3_options import S3Options
+
+        options = S3Options()
+        if s3 is not None:
+            options = S3Options(s3.endpoint, s3.region, access_key_id=s3.key, secret_access_key=s3.secret)
+        return EngineSettings(lake=lake, s3=options)
 
     def run(self, sql: str) -> Answer:
         return self._runner.run(self._answer(sql))
@@ -85,7 +99,7 @@ class FirnlinePeer:
     async def _answer(self, sql: str) -> Answer:
         from service.statement import Statement
 
-        result = await self._engine.run(Statement(sql, "benchmark"))
+        result = await self._engine.run(Statement(sql, "benchmark", functions=self.functions))
         batches = [batch async for batch in result.batches]
         return Answer(pa.Table.from_batches(batches, result.schema), result.receipt.to_dict())
 

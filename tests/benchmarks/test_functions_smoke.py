@@ -13,13 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.functions import program as functions_program
 from benchmarks.functions_coordinator import measure_coordinator
 from benchmarks.functions_cost import Compared, Used, measure_cost
 from benchmarks.functions_cost import _section as cost_section
-from benchmarks.functions_options import SMOKE_FUNCTIONS, FunctionsOptions
+from benchmarks.functions_options import OFFICIAL_FUNCTIONS, SMOKE_FUNCTIONS, FunctionsOptions
 from benchmarks.functions_overhead import _parts, _task
-from benchmarks.functions_tpch import PLACES, Place
+from benchmarks.functions_peers import SECRET
+from benchmarks.functions_tpch import PLACES, Place, _run_place
 from benchmarks.functions_tpch import _section as tpch_section
+from benchmarks.page import with_part
 from benchmarks.peer_process import Run, peer_process
 from benchmarks.process_tree import tree_cpu_s
 from functions.task_worker import TaskWorkerSettings
@@ -52,7 +55,7 @@ def test_the_coordinator_is_measured_in_a_process_of_its_own(tiny: FunctionsOpti
 @pytest.mark.anyio
 async def test_the_parts_of_a_task_add_up_to_it(tmp_path: Path) -> None:
     task = _task(str(tmp_path))
-    *parts, (_name, total) = await _parts(task, TaskWorkerSettings(str(tmp_path), b"benchmark"), 3)
+    *parts, (_name, total) = await _parts(task, TaskWorkerSettings(str(tmp_path), SECRET.encode()), 3)
     assert sum(value for _name, value in parts) == pytest.approx(total)
 
 
@@ -76,6 +79,33 @@ def test_totals_count_queries_that_a_place_answers_and_goals_the_others() -> Non
     assert not section.goals[0].met
     assert "2 processes, Q1: another answer than one process: row 1" in section.notes
     assert tpch_section(SMOKE_FUNCTIONS, found | {"2 processes": good}, [1]).goals[0].met
+
+
+def test_the_only_run_of_a_query_is_held_to_one_process_and_timed(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"l_orderkey": [1, 2], "l_linestatus": ["F", "O"]}), tmp_path / "t.parquet")
+    options = FunctionsOptions(repeats=0)
+    tables, queries = {"lineitem": str(tmp_path / "t.parquet")}, {1: "SELECT sum(l_orderkey) AS s FROM lineitem"}
+    place = Place()
+    with peer_process("in process") as peer:
+        _run_place(peer, place, tables, queries, tmp_path, options)
+    assert not place.faults
+    assert len(place.walls_s[1]) == len(place.cpus_s[1]) == 1
+    assert place.peak_rss_bytes > 1e7
+    assert "that of the only run" in tpch_section(
+        options, dict.fromkeys((*PLACES, "Sail", "Dask", "Ray Data"), place), [1]
+    ).facts[0]  # fmt: skip
+
+
+def test_only_the_scales_of_the_page_are_official_and_each_has_a_part_of_its_own() -> None:
+    program = functions_program()
+    large, other = OFFICIAL_FUNCTIONS.scaled("10"), OFFICIAL_FUNCTIONS.scaled("3")
+    assert large.official
+    assert not other.official
+    assert len(large.queries) == 22
+    assert [program.part(scale) for scale in ("", "1", "10")] == ["functions", "functions", "functions-sf10"]
+    assert program.scaled("10").sections == ("cost", "tpch")
+    page = with_part(with_part("", "functions-sf10", "ten times"), "functions", "the others")
+    assert page.endswith("the others\n\n<!-- part: functions-sf10 -->\n\nten times\n")
 
 
 def test_a_receipt_that_is_off_by_more_than_five_percent_misses_its_goal() -> None:
