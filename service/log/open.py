@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from catalog.kv import KV
@@ -60,6 +61,10 @@ class LakeLogs:
     def observe(self, observer: LogObserver) -> None:
         """Tell ``observer`` of the appends to the logs that are claimed from now on."""
         self._directory.observer = observer
+
+    def check_journals(self, shards: Iterable[int]) -> None:
+        """See `LogPlace.check_journals`."""
+        self._directory.place.check_journals(shards)
 
     async def n_shards(self) -> int:
         """Return how many logs the lake has; one that has none yet gets as many as the settings say."""

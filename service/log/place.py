@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from catalog.logs import ShardState
 from storage.blobs import Blobs
+from storage.errors import InvalidError
 
 __all__ = ["LOG_FOLDER", "LogPlace"]
 
@@ -46,6 +50,21 @@ class LogPlace:
             return path, str(path)
         return (self._in_lake(shard), "") if self.lake_folder is not None else (None, None)
 
+    def check_journals(self, shards: Iterable[int]) -> None:
+        """Make the folders of the journals that this process writes, and see that files can be made in them.
+
+        Raises `InvalidError` that names what cannot be written: what an append by fsync stands on.
+        """
+        for path in filter(None, (self.own_journal(shard)[0] for shard in shards)):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=path.parent):
+                    pass
+            except OSError as error:
+                raise _unusable("folder", path.parent, error.strerror or str(error)) from None
+            if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+                raise _unusable("journal", path, "not readable and writable")
+
     def journal_of(self, shard: int, state: ShardState, host: str) -> Path | None:
         """The journal of the last epoch, if it can be on this machine."""
         if state.journal is None:
@@ -57,3 +76,11 @@ class LogPlace:
     def _in_lake(self, shard: int) -> Path:
         assert self.lake_folder is not None
         return self.lake_folder / LOG_FOLDER / str(shard) / _JOURNAL
+
+
+def _unusable(what: str, path: Path, reason: str) -> InvalidError:
+    return InvalidError(
+        "the log cannot keep its journal on this machine's disk; make the place writable for this user, or name "
+        "another by --data-dir or FIRN_LOG_JOURNAL",
+        **{what: str(path)}, reason=reason,
+    )  # fmt: skip

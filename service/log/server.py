@@ -61,7 +61,10 @@ class LogServerSettings:
 
 
 def serve_log(settings: LogServerSettings) -> None:
-    """Serve until a signal ends it; print ``listening on http://…`` once it can be asked."""
+    """Serve until a signal ends it; print ``listening on http://…`` once it can be asked.
+
+    Raises `InvalidError` for an address or a folder of journals that cannot be had.
+    """
     configure_logs(settings.log_level)
     if settings.engine.traces:
         tracing.start("wal")
@@ -82,6 +85,7 @@ async def _serve(settings: LogServerSettings) -> None:
             logs.observe(metrics)
             metrics.watch(logs)
             shards = settings.shards if settings.shards is not None else tuple(range(await logs.n_shards()))
+            await asyncio.to_thread(logs.check_journals, shards)
             app = LogMount(_Health(logs, shards, metrics), LogRoutes(logs, access.secret or ""))
             keeping = asyncio.create_task(_keep(logs, shards))
             try:
