@@ -17,7 +17,7 @@ import pyarrow as pa
 from firnline.loop import BackgroundLoop, wait
 from firnline.transport import Answer, Params, split_name
 from service.executor import InlineExecutor
-from service.progress import Progress, may_tell, progress_of
+from service.progress import Progress, progress_of
 from service.statement import KeyLookup, Limits, Receipt, Result, Route, Runner, Statement
 from service.streams import close_stream
 from storage.clock import Clock
@@ -60,7 +60,7 @@ class EmbeddedTransport:
         self._writer: tuple[asyncio.Event, Runner, asyncio.Task[None]] | None = None
         self._writer_opens = threading.Lock()
         self._open_kv = open_kv
-        self._telling: Statement | None = None
+        self._newest = ""
         self._answers: weakref.WeakSet[_EmbeddedAnswer] = weakref.WeakSet()
         self._loop = BackgroundLoop()
         try:
@@ -93,16 +93,16 @@ class EmbeddedTransport:
 
     def progress(self) -> Progress | None:
         """Return how far the newest statement is, if it tells."""
-        if self._open_kv is None or self._telling is None:
+        if self._open_kv is None or not self._newest:
             return None
-        return self._loop.run(self._progress(self._open_kv, self._telling.statement_id))
+        return self._loop.run(self._progress(self._open_kv, self._newest))
 
     async def _progress(self, open_kv: OpenKV, statement_id: str) -> Progress | None:
         async with open_kv() as kv:
             return await progress_of(kv, statement_id)
 
     def _start(self, statement: Statement) -> Answer:
-        self._telling = statement if may_tell(statement.sql) else None
+        self._newest = statement.statement_id
         answer = _EmbeddedAnswer(self._loop, self._loop.run(self._runner.run(statement)))
         self._answers.add(answer)
         return answer

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catalog.tables import TableEntry, Tables
+from functions.discard import discard
 from functions.fold import ManagedTable, load_managed
 from functions.layout import LayoutSettings, layout_of, write_files
 from functions.live_rows import live_rows
@@ -95,6 +96,7 @@ async def optimize(
     *,
     choose: Callable[[Snapshot], np.ndarray] | None = None,
     merging: Merging | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Optimized:
     """Merge the table's small files, and write those with deleted rows anew.
 
@@ -102,6 +104,7 @@ async def optimize(
     ----------
     choose : snapshot → bool[n_files], which files may be merged; None: all
     merging : where; None: here. What fails there for want of workers is done here
+    progress : is told (files that are merged, of these and all that are to be)
 
     Raises
     ------
@@ -123,6 +126,9 @@ async def optimize(
             if (names := frozenset(paths[index] for index in each)) not in fruitless
         ]
         room = settings.bins_max - done.n_commits if settings.bins_max else len(bins)
+        if progress is not None:
+            left = sum(len(each) for each, _names in bins[:room])
+            progress(done.n_files_removed, done.n_files_removed + left)
         chosen = bins[: min(room, merging.at_once if merging is not None else 1)]
         if not chosen:
             return done
@@ -158,7 +164,7 @@ async def _merge_some(
         await asyncio.gather(*work[len(merged) :], return_exceptions=True)
         for writing in rest:
             if not writing.cancelled() and writing.exception() is None:
-                await _discard(stores, writing.result())
+                await discard(stores, [file.location for file in writing.result()])
 
 
 async def _written(
@@ -196,23 +202,17 @@ async def _commit(stores: Stores, table: ManagedTable, indices: Sequence[int], a
     snapshot = table.snapshot
     deletes = any(index in snapshot.files.deletes for index in indices)
     if len(added) >= len(indices) and not deletes:
-        await _discard(stores, added)
+        await discard(stores, [file.location for file in added])
         return Optimized()
     removed = tuple(snapshot.files.paths[index] for index in indices)
     change = Change("optimize", tuple(added), removed, data_change=False)
     try:
         await table.writer.commit(snapshot, change)
     except ConflictError:
-        await _discard(stores, added)
+        await discard(stores, [file.location for file in added])
         raise
     n_bytes = int(snapshot.files.sizes[list(indices)].sum())
     return Optimized(len(removed), len(added), n_bytes, sum(file.size for file in added), 1)
-
-
-async def _discard(stores: Stores, files: Sequence[DataFile]) -> None:
-    for file in files:
-        blobs, key = stores.resolve(file.location)
-        await blobs.delete(key)
 
 
 def plan_bins(table: ManagedTable, may: np.ndarray, settings: CompactSettings) -> list[list[int]]:

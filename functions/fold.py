@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from catalog.tables import TableEntry, Tables
 from catalog.writers import writer_of
+from functions.discard import discard
 from functions.keys import last_indices
 from functions.layout import LayoutSettings
 from functions.records import key_names, rows_of
@@ -237,9 +238,7 @@ async def _commit(stores: Stores, table: ManagedTable, change: Change) -> Commit
     try:
         return await table.writer.commit(table.snapshot, change)
     except ConflictError:
-        for file in change.add:
-            blobs, key = stores.resolve(file.location)
-            await blobs.delete(key)
+        await discard(stores, [file.location for file in change.add])
         raise
 
 

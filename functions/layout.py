@@ -1,13 +1,13 @@
 """How rows lie in data files: sorted, split by partition, in files and row groups of the size that reads like.
 
 Files are written before a commit names them, each once and under a name of its own, so a crash leaves nothing but
-files that no table knows (`storage.tables.write`, rule 3).
+files that no table knows (`storage.tables.write`, rule 3); an error and a cancellation leave none.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import quote
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from functions.discard import try_discard
 from functions.lookup_layout import GROUP_ROWS, block_rows, encoding
 from functions.transforms import transform_column
 from storage.clock import Clock
@@ -103,6 +104,7 @@ async def write_files(
     settings: LayoutSettings | None = None,
     *,
     table_format: TableFormat,
+    progress: Callable[[int], None] = lambda _n_rows: None,
 ) -> list[DataFile]:
     """Write the rows below the table's ``location`` and return the files, which are no part of the table yet.
 
@@ -110,6 +112,7 @@ async def write_files(
     ----------
     schema : the columns of ``rows``, in order; field metadata says what they are called inside files
     spec : says how to sort (its order, else its primary key) and how to split
+    progress : is told how many rows are stored
 
     Raises
     ------
@@ -119,12 +122,18 @@ async def write_files(
     gate = asyncio.Semaphore(_PUTS_AT_ONCE)
     written: list[DataFile] = []
     puts: list[asyncio.Task[DataFile]] = []
+    begun: list[str] = []
+    n_stored = 0
 
     async def put(encoded: _Encoded) -> DataFile:
+        nonlocal n_stored
         path = join(location, *_folders(plan, encoded.partition), f"part-{clock.new_id()}.parquet")
         blobs, key = stores.resolve(path)
         async with gate:
+            begun.append(path)
             meta = await blobs.put(key, encoded.data, if_absent=True)
+        n_stored += encoded.metadata.num_rows
+        progress(n_stored)
         return DataFile(path, meta.size, encoded.partition, encoded.metadata)
 
     try:
@@ -133,11 +142,13 @@ async def write_files(
             encoded = await asyncio.to_thread(_encode_run, plan, run)
             written += await asyncio.gather(*puts)
             puts = [asyncio.create_task(put(each)) for each in encoded]
-        written += await asyncio.gather(*puts)
-    finally:
+        return written + await asyncio.gather(*puts)
+    except (Exception, asyncio.CancelledError):
         for task in puts:
             task.cancel()
-    return written
+        await asyncio.gather(*puts, return_exceptions=True)
+        await try_discard(stores, begun)
+        raise
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ async def rewrite_rows(
     watermark: Watermark | None = None,
     facts: Mapping[str, str] | None = None,
     settings: LayoutSettings | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Change:
     """Write what is left of the files and the new rows, and return the change that puts them in place.
 
@@ -52,11 +53,13 @@ async def rewrite_rows(
     dropped : file index → bool[n], True for the rows to drop, n being the file's live rows as
         `functions.live_rows.live_rows` yields them
     rows : new rows, in the snapshot's columns
+    progress : is told (files that are read again, of how many)
     """
     touched = {index: mask for index, mask in dropped.items() if mask.any()}
 
     async def kept() -> AsyncIterator[pa.RecordBatch]:
-        for index in sorted(touched, key=lambda index: snapshot.files.paths[index]):
+        for n_done, index in enumerate(sorted(touched, key=lambda index: snapshot.files.paths[index])):
+            progress(n_done, len(touched))
             async for batch in _without(stores, snapshot, index, touched[index]):
                 yield batch
         for batch in rows.to_batches() if rows is not None else ():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from catalog.tables import TableEntry, Tables
@@ -19,6 +19,9 @@ from storage.errors import InvalidError
 from storage.stores import Stores
 
 __all__ = ["RETENTION_HOURS", "UNSAFE", "Vacuumed", "vacuum"]
+
+Progress = Callable[[int, int | None, str], None]
+"""Is told how many, of how many if that is known, and of what."""
 
 RETENTION_HOURS = 168.0
 UNSAFE = "firn.vacuum_unsafe"
@@ -51,6 +54,7 @@ async def vacuum(
     *,
     retain_hours: float | None = None,
     dry_run: bool = False,
+    progress: Progress = lambda _done, _of, _what: None,
 ) -> Vacuumed:
     """Delete what no version of the last ``retain_hours`` needs. May be run by anyone, and again after a crash.
 
@@ -69,12 +73,12 @@ async def vacuum(
     cutoff_ms = now_ms - int(hours * _HOUR_MS)
     orphans_ms = cutoff_ms if hours == 0 else min(cutoff_ms, now_ms - int(_ORPHAN_HOURS_MIN * _HOUR_MS))
     if table.snapshot.format == "iceberg":
-        found = await _iceberg(stores, tables, clock, table, cutoff_ms, orphans_ms, dry_run)
+        found = await _iceberg(stores, tables, clock, table, cutoff_ms, orphans_ms, dry_run, progress)
     else:
         _check_tombstones(table, hours)
-        found = await _delta(stores, table, cutoff_ms, orphans_ms)
+        found = await _delta(stores, table, cutoff_ms, orphans_ms, progress)
     if not dry_run:
-        await _delete(stores, found.files)
+        await _delete(stores, found.files, progress)
     return found
 
 
@@ -113,9 +117,9 @@ def _check_tombstones(table: ManagedTable, hours: float) -> None:
         )
 
 
-async def _delta(stores: Stores, table: ManagedTable, cutoff_ms: int, orphans_ms: int) -> Vacuumed:
+async def _delta(stores: Stores, table: ManagedTable, cutoff_ms: int, orphans_ms: int, progress: Progress) -> Vacuumed:
     # Listed first: a file that is committed after the listing is young in it, or is not in it.
-    listed = [each async for each in _listed(stores, table.entry.location)]
+    listed = await _listed(stores, table.entry.location, progress)
     from storage.tables.delta.history import tombstones
 
     removed = {each.location: each.deleted_ms for each in await tombstones(stores, table.entry.location)}
@@ -154,6 +158,7 @@ async def _iceberg(
     cutoff_ms: int,
     orphans_ms: int,
     dry_run: bool,
+    progress: Progress,
 ) -> Vacuumed:
     from catalog.writers import writer_of
     from storage.tables.iceberg.commit import IcebergWriter
@@ -161,7 +166,7 @@ async def _iceberg(
     from storage.tables.iceberg.reach import reached
 
     location = table.entry.location
-    listed = [each async for each in _listed(stores, location)]
+    listed = await _listed(stores, location, progress)
     writer = writer_of(table.entry, stores, tables, clock)
     assert isinstance(writer, IcebergWriter)
     expired = await expire(stores, location, clock, writer, older_than_ms=cutoff_ms, dry_run=dry_run)
@@ -183,7 +188,15 @@ async def _iceberg(
     return Vacuumed(tuple(sorted(doomed)), sum(sizes.get(place, 0) for place in doomed), expired.snapshots)
 
 
-async def _listed(stores: Stores, location: str) -> AsyncIterator[tuple[str, int, int]]:
+async def _listed(stores: Stores, location: str, progress: Progress) -> list[tuple[str, int, int]]:
+    found = []
+    async for each in _own_files(stores, location):
+        found.append(each)
+        progress(len(found), None, "files listed")
+    return found
+
+
+async def _own_files(stores: Stores, location: str) -> AsyncIterator[tuple[str, int, int]]:
     """Yield location, size and age of the table's files, but for those of Delta's log and of hidden folders."""
     async for place, meta in stores.list(location + "/"):
         folders = posixpath.dirname(place.removeprefix(location + "/")).split("/")
@@ -192,12 +205,16 @@ async def _listed(stores: Stores, location: str) -> AsyncIterator[tuple[str, int
             yield place, meta.size, meta.modified_ms
 
 
-async def _delete(stores: Stores, files: Sequence[str]) -> None:
+async def _delete(stores: Stores, files: Sequence[str], progress: Progress) -> None:
     gate = asyncio.Semaphore(_DELETES_AT_ONCE)
+    n_done = 0
 
     async def one(place: str) -> None:
+        nonlocal n_done
         blobs, key = stores.resolve(place)
         async with gate:
             await blobs.delete(key)
+        n_done += 1
+        progress(n_done, len(files), "files deleted")
 
     await asyncio.gather(*map(one, files))

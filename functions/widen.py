@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
+from functions.discard import discard as delete_files
 from functions.layout import write_files
 from functions.live_rows import live_rows
 from functions.rewrite import format_of
@@ -72,9 +73,7 @@ async def rewrite_wider(
 async def discard(stores: Stores, known: Rewritten, sources: Collection[str] | None = None) -> None:
     """Delete what was written of the old files ``sources``; None: of all. No table may have them."""
     for source in list(known.by_source if sources is None else sources):
-        for file in known.by_source.pop(source):
-            blobs, key = stores.resolve(file.location)
-            await blobs.delete(key)
+        await delete_files(stores, [file.location for file in known.by_source.pop(source)])
 
 
 def _wider(have: pa.Schema, wanted: pa.Schema) -> pa.Schema:

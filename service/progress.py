@@ -9,19 +9,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from catalog.kv import KV, Put
 from storage.clock import Clock
 from storage.errors import FirnlineError
 
-__all__ = ["Progress", "may_tell", "progress_of", "telling"]
+__all__ = ["Progress", "Tell", "progress_of", "telling", "untold"]
 
 _log = logging.getLogger("firnline.progress")
-_VERSION = 1
+_VERSION = 2
 _FIRST_S = 0.5
 _EVERY_S = 2.0
 _LEASE_S = 30.0
@@ -31,27 +31,31 @@ _LEASE_S = 30.0
 class Progress:
     """How far a statement is.
 
-    what : is counted, as "files indexed"
-    n_done, n_total : of these
+    what : is counted, as "files indexed"; a statement may count one thing after another
+    n_done, n_total : of these; the total is None where nobody knows it yet
     elapsed_ms : since the first was begun
     """
 
     what: str
     n_done: int
-    n_total: int
+    n_total: int | None
     elapsed_ms: int
 
     @property
     def left_ms(self) -> int | None:
-        """How long it will take at this rate; None before anything is done."""
-        return self.elapsed_ms * (self.n_total - self.n_done) // self.n_done if self.n_done else None
+        """How long it will take at this rate; None before anything is done, and where the total is not known."""
+        if not self.n_done or self.n_total is None:
+            return None
+        return self.elapsed_ms * (self.n_total - self.n_done) // self.n_done
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-ready values."""
         return asdict(self) | {"left_ms": self.left_ms}
 
     def __str__(self) -> str:
-        found = f"{self.n_done:,} of {self.n_total:,} {self.what}"
+        found = f"{self.n_done:,} {self.what}"
+        if self.n_total is not None:
+            found = f"{self.n_done:,} of {self.n_total:,} {self.what}"
         if self.n_done and self.elapsed_ms > 0:
             found += f", {self.n_done / self.elapsed_ms * 1000:,.1f} a second"
         if self.left_ms:
@@ -59,13 +63,28 @@ class Progress:
         return found
 
 
+class Tell(Protocol):
+    """Takes how far a statement is, as often as one likes; costs nothing to speak of."""
+
+    def __call__(self, n_done: int, n_total: int | None, what: str) -> None:
+        """As of `Progress`; the time begins anew with each ``what``."""
+        ...
+
+
+def untold(n_done: int, n_total: int | None, what: str) -> None:
+    """Tell nobody."""
+
+
 @asynccontextmanager
-async def telling(kv: KV, clock: Clock, statement_id: str, what: str) -> AsyncIterator[Callable[[int, int], None]]:
-    """Give a function that takes (done, of), and tell the newest of these every two seconds until the block ends."""
+async def telling(kv: KV, clock: Clock, statement_id: str) -> AsyncIterator[Tell]:
+    """Give a `Tell`, and pass the newest of what it takes on every two seconds until the block ends."""
     started_s = clock.monotonic_s()
     newest: list[Progress] = []
 
-    def tell(n_done: int, n_total: int) -> None:
+    def tell(n_done: int, n_total: int | None, what: str) -> None:
+        nonlocal started_s
+        if newest and newest[0].what != what:
+            started_s = clock.monotonic_s()
         newest[:] = [Progress(what, n_done, n_total, round((clock.monotonic_s() - started_s) * 1000))]
 
     key = f"progress/{statement_id}"
@@ -102,11 +121,6 @@ async def _put(kv: KV, key: str, progress: Progress, lease: int | None) -> int:
     value = json.dumps({"version": _VERSION, **asdict(progress)}).encode()
     await kv.txn({}, [Put(key, value, lease)])
     return lease
-
-
-def may_tell(sql: str) -> bool:
-    """Whether it is worth asking how far the statement is."""
-    return [word.upper() for word in sql.split(maxsplit=2)[:2]] == ["CREATE", "INDEX"]
 
 
 async def progress_of(kv: KV, statement_id: str) -> Progress | None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import pyarrow as pa
 
 from service.parse import Parsed
+from service.progress import telling
 from service.statement import Receipt, Statement
-from service.write.context import Work, WriteContext
+from service.write.context import Outcome, Work, WriteContext
 from service.write.dispatch import dispatch
 from service.write.explain import explain
 from service.write.mutate import KEY_FACT
@@ -45,15 +46,20 @@ async def run_write(engine: WriteContext, parsed: Parsed, statement: Statement, 
     work.facts["statement_id"] = statement.statement_id
     if statement.idempotency_key is not None:
         work.facts[KEY_FACT] = statement.idempotency_key
-    try:
-        outcome = await dispatch(work, write)
-    except SqlError:
-        if not await _adopted(work, write):
-            raise
-        outcome = await dispatch(work, write)
+    async with telling(engine.kv, engine.clock, statement.statement_id) as work.tell:
+        outcome = await _dispatched(work, write)
     receipt.requests += stores.count.requests
     receipt.metadata_bytes += stores.count.bytes
     return pa.table({"status": [outcome.status], "rows_affected": pa.array([outcome.rows], pa.int64())})
+
+
+async def _dispatched(work: Work, write: Write) -> Outcome:
+    try:
+        return await dispatch(work, write)
+    except SqlError:
+        if not await _adopted(work, write):
+            raise
+        return await dispatch(work, write)
 
 
 async def _adopted(work: Work, write: Write) -> bool:

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from catalog.tables import TableEntry
 from functions.barrier import append_barrier, has_records
+from functions.discard import discard as delete_files
 from functions.layout import write_files
 from functions.partition_values import check_partition_values
 from functions.rewrite import format_of
@@ -49,7 +50,7 @@ async def new_files(work: Work, entry: TableEntry, snapshot: Snapshot, rows: pa.
     await adopt(work, entry, snapshot)
     return await write_files(
         work.stores, work.engine.clock, snapshot.location, snapshot.schema, entry.managed.spec, rows,
-        table_format=format_of(snapshot),
+        table_format=format_of(snapshot), progress=lambda n_done: work.tell(n_done, rows.num_rows, "rows written"),
     )  # fmt: skip
 
 
@@ -58,9 +59,8 @@ async def commit(work: Work, entry: TableEntry, base: Snapshot, change: Change, 
     try:
         await work.writer(entry).commit(base, change)
     except ConflictError as error:
-        for file in change.add if discard else ():
-            blobs, key = work.stores.resolve(file.location)
-            await blobs.delete(key)
+        if discard:
+            await delete_files(work.stores, [file.location for file in change.add])
         raise LostError(error.message, **error.facts) from error
     work.committed()
 

@@ -14,6 +14,7 @@ from catalog.tables import TableEntry, Tables
 from catalog.writers import writer_of
 from service.cursor import TableName
 from service.parse import Parsed
+from service.progress import Tell, untold
 from service.query import Query
 from service.statement import Receipt, Statement
 from storage.clock import Clock
@@ -71,6 +72,7 @@ class Work:
     """One statement at work.
 
     stores : count for this statement alone
+    tell : takes how far it is
     """
 
     engine: WriteContext
@@ -79,6 +81,7 @@ class Work:
     receipt: Receipt
     stores: Stores
     facts: dict[str, str] = field(default_factory=dict)
+    tell: Tell = untold
 
     @property
     def key(self) -> str | None:

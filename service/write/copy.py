@@ -66,9 +66,11 @@ async def copy_from(work: Work, statement: CopyFrom) -> Outcome:
         if await done_before(work, entry):
             return repeated(entry)
         schema = _columns(entry, statement.columns)
-        tables = []
-        async for path, size in _files(work, location):
+        tables: list[pa.Table] = []
+        files = [each async for each in _files(work, location)]
+        for path, size in files:
             tables.append(await _read(work, statement, form, path, size, schema))
+            work.tell(len(tables), len(files), "files read")
         if not tables:
             raise NotFoundError("no file has this name", location=location)
         rows = _whole(entry, pa.concat_tables(tables))
@@ -174,7 +176,7 @@ async def copy_to(work: Work, statement: CopyTo) -> Outcome:
         assert statement.table is not None
         text.add("SELECT * FROM ", quoted(*statement.table))
     query = await start(work, text)
-    counted = _Counted()
+    counted = _Counted(work)
     result = Result(query.schema, counted.of(query.batches), work.receipt)
     parts: list[bytes] = []
     asked: Format = "ndjson" if form == "json" else form
@@ -194,12 +196,14 @@ async def copy_to(work: Work, statement: CopyTo) -> Outcome:
 
 
 class _Counted:
-    """Counts the rows that pass."""
+    """Counts the rows that pass, and tells of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: Work) -> None:
+        self._work = work
         self.rows = 0
 
     async def of(self, batches: AsyncIterator[pa.RecordBatch]) -> AsyncIterator[pa.RecordBatch]:
         async for batch in batches:
             self.rows += batch.num_rows
+            self._work.tell(self.rows, None, "rows written")
             yield batch

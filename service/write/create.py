@@ -63,6 +63,7 @@ async def create_table(work: Work, statement: CreateTable) -> Outcome:
         files = await write_files(
             work.stores, work.engine.clock, location, spec.schema, spec, fitted,
             table_format="iceberg" if statement.format == "iceberg" else "delta",
+            progress=lambda n_done: work.tell(n_done, fitted.num_rows, "rows written"),
         )  # fmt: skip
     made = await catalog_create(
         entry, work.stores, work.engine.tables, work.engine.clock,

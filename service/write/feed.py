@@ -56,10 +56,13 @@ async def answer(
     """Run the query to its end. Raises `LimitError` for more rows than fit."""
     query = await start(work, text, tables=tables, extra=extra)
     batches: list[pa.RecordBatch] = []
-    n_bytes = 0
+    n_rows = n_bytes = 0
     async with aclosing(_blamed(query, text)) as rows:
         async for batch in rows:
             batches.append(batch)
+            n_rows += batch.num_rows
+            if tables is None:  # rows that are given were told of by whoever reads them
+                work.tell(n_rows, None, "rows read")
             n_bytes += batch.nbytes
             if n_bytes > ROWS_BYTES_MAX:
                 raise LimitError(

@@ -7,7 +7,7 @@ compaction pass goes on with it, and so does the same statement.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from catalog.indexes import PRIMARY, IndexEntry, Indexes
 from catalog.tables import TableEntry
@@ -16,7 +16,6 @@ from functions.index.keep import kind_for
 from functions.index.maintain import Maintenance, Refreshed, refresh
 from functions.index.models import Models
 from functions.newest import newest_snapshot
-from service.progress import telling
 from service.write.context import Outcome, Work
 from service.write.statements import CreateIndex, DropIndex
 from storage.errors import ConflictError, InvalidError, NotFoundError
@@ -77,9 +76,7 @@ async def create_index(work: Work, statement: CreateIndex) -> Outcome:
 
 async def _built(work: Work, parts: Maintenance, entry: TableEntry, name: str, snapshot: Snapshot) -> Outcome:
     """Build what of the index is not built yet."""
-    engine = work.engine
-    async with telling(engine.kv, engine.clock, work.statement.statement_id, "files indexed") as tell:
-        done = await _filled(work, parts, entry, name, snapshot, tell)
+    done = await _filled(work, parts, entry, name, snapshot)
     await _check_sorted(parts, done, snapshot)
     return Outcome(_told(entry, done, snapshot))
 
@@ -128,10 +125,12 @@ def _check_options(kind: str, options: Mapping[str, str]) -> None:
             )
 
 
-async def _filled(
-    work: Work, parts: Maintenance, entry: TableEntry, name: str, snapshot: Snapshot, tell: Callable[[int, int], None]
-) -> Refreshed:
+async def _filled(work: Work, parts: Maintenance, entry: TableEntry, name: str, snapshot: Snapshot) -> Refreshed:
     """Build the index. Another process that finds it without segments may do so at the same time; one is enough."""
+
+    def tell(n_done: int, n_total: int) -> None:
+        work.tell(n_done, n_total, "files indexed")
+
     for _ in range(_ATTEMPTS):
         found = [each for each in await parts.indexes.of(entry.id) if each.name == name]
         if not found:

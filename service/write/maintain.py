@@ -45,9 +45,15 @@ async def optimize(work: Work, statement: Optimize) -> Outcome:
 
     jobs = work.engine.jobs
     merging = None if jobs is None else await jobs.merging()
-    done = await merge_files(work.stores, work.engine.tables, work.engine.clock, entry, choose=choose, merging=merging)
+    done = await merge_files(
+        work.stores, work.engine.tables, work.engine.clock, entry, choose=choose, merging=merging,
+        progress=lambda n_done, n_total: work.tell(n_done, n_total, "files merged"),
+    )  # fmt: skip
     work.committed()
-    kept = await keep_indexes(maintenance_of(work), [await work.managed(statement.table)], as_one=True)
+    kept = await keep_indexes(
+        maintenance_of(work), [await work.managed(statement.table)], as_one=True,
+        progress=lambda name, n_done, n_total: work.tell(n_done, n_total, f"files indexed by {name}"),
+    )  # fmt: skip
     shown = f"{entry.namespace}.{entry.name}"
     log = f"{start.n_rows} rows of {start.n_records} records folded"
     return Outcome(f"optimized {shown}: {log}, {done.n_files_removed} files became {done.n_files_added}{_told(kept)}")
@@ -74,7 +80,7 @@ async def vacuum(work: Work, statement: Vacuum) -> Outcome:
     entry = await work.managed(statement.table)
     done = await delete_files(
         work.stores, work.engine.tables, work.engine.clock, entry,
-        retain_hours=statement.retain_hours, dry_run=statement.dry_run,
+        retain_hours=statement.retain_hours, dry_run=statement.dry_run, progress=work.tell,
     )  # fmt: skip
     verb = "would delete" if statement.dry_run else "deleted"
     told = f"{verb} {len(done.files)} files of {entry.namespace}.{entry.name}"

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from catalog.tables import TableEntry
-from functions.fold_log import fold_shard
+from functions.fold_log import FoldReport, TableFold, fold_shard
 from functions.live_rows import live_rows
 from functions.partition_values import check_partition_values
 from functions.records import plain
@@ -127,7 +127,13 @@ async def folded(work: Work, entry: TableEntry) -> Folded:
     await adopt(work, entry, snapshot)
     counts: Counter[str] = Counter()
     if max(work.writer(entry).watermark(snapshot, str(shard)), mark) < limit:
-        report = await fold_shard(work.stores, work.engine.logs, work.engine.tables, work.engine.clock, shard)
+        report = FoldReport()
+
+        def tell(_done: TableFold) -> None:
+            work.tell(report.total["rows"], None, "rows folded")
+
+        parts = (work.stores, work.engine.logs, work.engine.tables, work.engine.clock)
+        await fold_shard(*parts, shard, report=report, progress=tell)
         name = f"{entry.namespace}.{entry.name}"
         counts, error = report.by_table.get(name, counts), report.errors.get(name)
         if error is not None:
@@ -149,7 +155,8 @@ async def groups(work: Work, snapshot: Snapshot, candidates: np.ndarray | None =
     files: list[tuple[int, int, int]] = []
     n_rows = n_bytes = n_groups = 0
     indexes = range(len(snapshot.files)) if candidates is None else np.flatnonzero(candidates).tolist()
-    for index in indexes:
+    for n_done, index in enumerate(indexes):
+        work.tell(n_done, len(indexes), "files read")
         start = n_rows
         async for batch in live_rows(work.stores, snapshot, int(index)):
             parts.append(pa.RecordBatch.from_arrays(batch.columns, schema=plain_schema))
@@ -187,6 +194,7 @@ async def commit_rows(work: Work, entry: TableEntry, snapshot: Snapshot, changes
         new,
         operation=operation,
         facts=work.facts,
+        progress=lambda n_done, n_total: work.tell(n_done, n_total, "files written anew"),
     )
     await commit(work, entry, snapshot, change)
 
