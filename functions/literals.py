@@ -49,7 +49,8 @@ def type_name(type_: pa.DataType) -> str:
     if pa.types.is_struct(type_):
         return "Struct(" + ", ".join(map(_field, type_.fields)) + ")"
     if pa.types.is_map(type_):
-        return f'Map("entries": Struct({_field(type_.key_field)}, {_field(type_.item_field)}), unsorted)'
+        entries = f"Struct({_field(type_.key_field, 'non-null ')}, {_field(type_.item_field)})"
+        return f'Map("entries": non-null {entries}, {"" if type_.keys_sorted else "un"}sorted)'
     if pa.types.is_list(type_) or pa.types.is_large_list(type_):
         return ("Large" if pa.types.is_large_list(type_) else "") + f"List({type_name(type_.value_type)})"
     if pa.types.is_fixed_size_list(type_):
@@ -57,10 +58,10 @@ def type_name(type_: pa.DataType) -> str:
     raise UnsupportedError("a type that the query engine lacks", type=str(type_))
 
 
-def _field(field: pa.Field) -> str:
+def _field(field: pa.Field, required: str = "") -> str:
     if '"' in field.name or "\\" in field.name:
         raise UnsupportedError("the query engine has no way to write this field's name", field=field.name)
-    return f'"{field.name}": {type_name(field.type)}'
+    return f'"{field.name}": {required}{type_name(field.type)}'
 
 
 def typed_literal(value: pa.Scalar, type_: pa.DataType) -> str:

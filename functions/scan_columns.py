@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from functions.literals import identifier, type_name, typed_literal
+from functions.literals import identifier, string, type_name, typed_literal
 from storage.errors import UnsupportedError
 from storage.tables.project import default_of, has_field_ids, is_direct, source_of, with_mapped_ids
 from storage.tables.snapshot import Snapshot
@@ -69,10 +69,19 @@ def _column(
     if numbers is not None and pa.types.is_floating(source.type) and source.name not in numbers:
         opaque = _unproven(logical.type)
     if is_direct(logical, source, matching):
+        if _has_map(logical.type):
+            return f"arrow_cast({identifier(source.name)}, {string(type_name(logical.type))}) AS {name}"
         return f"{identifier(source.name)}{opaque} AS {name}"
     if pa.types.is_nested(logical.type) or pa.types.is_nested(source.type):
         raise UnsupportedError("nested columns that changed")
     return f"arrow_cast({_exact(source, logical.type)}, '{type_name(logical.type)}'){opaque} AS {name}"
+
+
+def _has_map(type_: pa.DataType) -> bool:
+    """Tell whether a type is a map or holds one: the engine calls a map's entries as the file does (``key_value``), and
+    all rows that came through Arrow's other library, those of pages and of the log, have ``entries``. To the engine
+    these are two types, and a plan whose rows are pages fails where it was made for the first."""
+    return pa.types.is_map(type_) or any(_has_map(type_.field(place).type) for place in range(type_.num_fields))
 
 
 def _unproven(type_: pa.DataType) -> str:
@@ -98,7 +107,7 @@ def is_plain(snapshot: Snapshot, stored: pa.Schema) -> bool:
     if stored.names != snapshot.schema.names or filled_columns(snapshot, stored):
         return False
     candidates = _stored_fields(snapshot, stored)
-    return all(
+    return not any(map(_has_map, snapshot.schema.types)) and all(
         source_of(logical, candidates, snapshot.matching) is source and is_direct(logical, source, snapshot.matching)
         for logical, source in zip(snapshot.schema, candidates, strict=True)
     )

@@ -1,0 +1,68 @@
+"""Maps in statements that run as tasks: their rows travel as pages, and are what the plan was made for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from service.executor import InlineExecutor
+from service.settings import FunctionAccess
+from service.statement import Functions, Statement
+from tests.support.lakes import Lake, open_lake
+
+pytestmark = pytest.mark.anyio
+N_ROWS = 300
+STATEMENTS = (
+    "SELECT x.id, x.m, y.m AS n FROM {0} x JOIN outside y ON x.id = y.id AND cardinality(x.m) > y.k",
+    "SELECT x.id, x.s FROM {0} x JOIN outside y ON x.id = y.id AND cardinality(x.s['by']) > y.k",
+    "SELECT x.id, y.s FROM {0} x LEFT JOIN outside y ON x.k = y.k AND map_extract(y.m, 'a')[1] > x.id",
+    "SELECT m FROM {0} UNION ALL SELECT x.m FROM {0} x JOIN outside y ON x.id = y.id",
+    "SELECT x.id, max(cardinality(x.m)) OVER (PARTITION BY x.k) AS c, x.m FROM {0} x",
+    "SELECT x.k, first_value(x.m ORDER BY x.id DESC) AS m FROM {0} x GROUP BY x.k",
+)
+_MAP = pa.map_(pa.string(), pa.int64())
+
+
+@pytest.fixture
+async def lake(tmp_path: Path) -> AsyncIterator[Lake]:
+    numbers = range(N_ROWS)
+    maps = [None if n % 7 == 0 else [("a", n % 5), ("b", None)][: n % 3] for n in numbers]
+    nested = [{"by": each, "l": [each]} for each in maps]
+    columns = {
+        "id": pa.array(numbers),
+        "k": pa.array([n % 4 for n in numbers]),
+        "m": pa.array(maps, _MAP),
+        "s": pa.array(nested, pa.struct([("by", _MAP), ("l", pa.list_(_MAP))])),
+    }
+    async with open_lake(tmp_path, functions=FunctionAccess(place="processes:2", broadcast_bytes=0)) as opened:
+        for number in range(2):
+            opened.write(f"files/{number}.parquet", pa.table(columns).slice(number * N_ROWS // 2, N_ROWS // 2))
+        files = f"{tmp_path}/files"
+        await opened.table(f"CREATE EXTERNAL TABLE outside STORED AS parquet LOCATION '{files}'")
+        for format_ in ("delta", "iceberg"):
+            await opened.table(
+                f"CREATE TABLE in_{format_} USING {format_} AS SELECT * FROM parquet('{files}/0.parquet')"
+            )
+            await opened.table(f"INSERT INTO in_{format_} SELECT * FROM parquet('{files}/1.parquet')")
+        yield opened
+
+
+async def ask(lake: Lake, sql: str, functions: Functions) -> list[Any]:
+    result = await InlineExecutor(lake.engine, lake.engine.clock).run(Statement(sql, "s1", functions=functions))
+    rows = pa.Table.from_batches([batch async for batch in result.batches], result.schema).to_pylist()
+    lake.receipt = result.receipt
+    return sorted(rows, key=repr)
+
+
+@pytest.mark.parametrize("table", ["outside", "in_delta", "in_iceberg"])
+async def test_tasks_give_the_maps_of_one_process(lake: Lake, table: str) -> None:
+    for sql in STATEMENTS:
+        there = await asyncio.wait_for(ask(lake, sql.format(table), "fan-out"), 60)
+        assert lake.receipt.tasks > 1
+        assert there == await ask(lake, sql.format(table), "inline"), sql
+        assert there
