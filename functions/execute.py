@@ -76,11 +76,11 @@ class PlanMetrics:
     spilled_bytes: int = 0
 
 
-def metrics_of(plan: ExecutionPlan) -> PlanMetrics:
-    """Return the metrics of a plan that has run."""
+def metrics_of(plan: ExecutionPlan, besides: str = "") -> PlanMetrics:
+    """Return the metrics of a plan that has run; scans whose text has ``besides`` are not counted."""
     scanned = spilled = 0
     for name, metrics in plan.collect_metrics():
-        if name.startswith("DataSourceExec"):
+        if name.startswith("DataSourceExec") and not (besides and besides in name):
             scanned += metrics.sum_by_name("bytes_scanned") or 0
         spilled += metrics.spilled_bytes or 0
     return PlanMetrics(scanned, spilled)

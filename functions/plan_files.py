@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from functions.plan_proto import SCANS, Field, decode, fields_of
+from functions.stage_mark import mark_of
 from storage.errors import CorruptError
 
 __all__ = ["files_of"]
@@ -22,7 +23,7 @@ def files_of(plan: bytes) -> Iterator[str]:
     no plan.
     """
     for node in decode(plan).walk():
-        if node.kind not in SCANS:
+        if node.kind not in SCANS or mark_of(node) is not None:  # who reads files to merge is asked for each
             continue
         # Of a field that is there twice the engine takes the last value.
         fields = [each for config in node.data(_CONFIG) for each in fields_of(config)]

@@ -13,7 +13,9 @@ from functions.exchange import PageWriter, read_streams
 from functions.execute import ENGINE, metrics_of, start
 from functions.plan_files import files_of
 from functions.run_task import Outcome, Work
+from functions.scratch import Scratch
 from functions.session import OWN_FUNCTIONS
+from functions.stage_mark import PREFIX
 from functions.stages import bind
 from functions.tasks import Page, Task
 from storage.errors import CorruptError, InvalidError, UnsupportedError
@@ -48,15 +50,22 @@ async def run_piece(work: Work, task: Task) -> Outcome:
     else:
         buckets = await asyncio.to_thread(_checked_buckets, work.stores, task.payload)
     inputs = await _inputs(work.stores, task.inputs)
-    plan = await work.session.in_planner(_bound, work, task.payload, buckets, inputs)
-    del inputs
-    pages = await _write(work, task, plan)
-    metrics, count = metrics_of(plan), work.stores.count
+    before = work.stores.count.bytes
+    merged, scratch = await _merged(work, task, inputs)
+    n_merged = work.stores.count.bytes - before
+    try:
+        plan = await work.session.in_planner(_bound, work, task.payload, buckets, inputs, merged)
+        del inputs
+        pages = await _write(work, task, plan)
+    finally:
+        if scratch is not None:
+            await asyncio.to_thread(scratch.close)
+    metrics, count = metrics_of(plan, str(scratch.folder.name) if scratch is not None else ""), work.stores.count
     engine = engine_gets(plan, scans_of(task.payload), work.session.footers) if buckets else 0
     return Outcome(
         pages,
         usage={
-            "bytes_scanned": float(metrics.bytes_scanned),
+            "bytes_scanned": float(metrics.bytes_scanned + n_merged),
             "spilled_bytes": float(metrics.spilled_bytes),
             "gets": float(count.gets + engine),
             "puts": float(count.puts),
@@ -86,13 +95,33 @@ async def _inputs(stores: Stores, inputs: Mapping[str, Sequence[Page]]) -> Input
     return dict(zip(inputs, read, strict=True))
 
 
-def _bound(work: Work, payload: bytes, buckets: set[str], inputs: Inputs) -> ExecutionPlan:
+async def _merged(work: Work, task: Task, inputs: Inputs) -> tuple[dict[str, tuple[str, int]], Scratch | None]:
+    """Merge the files that the task's inputs tell of; return them by input, and the folder where they lie."""
+    told = [name for name in inputs if name.startswith(PREFIX)]
+    if not told:
+        return {}, None
+    # Imported here: most tasks merge nothing.
+    from functions.merge_spool import spool
+
+    scratch = await asyncio.to_thread(Scratch, work.session.options.spill_dir)
+    try:
+        streams = {name: [page for bucket in inputs[name].values() for page in bucket] for name in told}
+        return await spool(work.stores, task.payload, streams, scratch), scratch
+    except BaseException:
+        scratch.close()
+        raise
+
+
+def _bound(
+    work: Work, payload: bytes, buckets: set[str], inputs: Inputs, merged: Mapping[str, tuple[str, int]]
+) -> ExecutionPlan:
     session = work.session
     session.open_buckets(sorted(buckets))
     # A plan names our own functions only; it never brings them.
     session.add_functions(frozenset(name for name in OWN_FUNCTIONS if name.encode() in payload))
     try:
-        return bind(session.context, payload, inputs)
+        rows = {name: each for name, each in inputs.items() if name not in merged}
+        return bind(session.context, payload, rows, merged)
     except Exception as error:
         if "Unable to decode physical node" not in str(error):
             raise

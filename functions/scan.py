@@ -24,6 +24,7 @@ from functions.constant_floats import files_that_hide_nan
 from functions.errors import ReadError, translate
 from functions.literals import identifier
 from functions.merge_scan import MergeScan
+from functions.merged_files import MergedFiles, merged_files
 from functions.scan_columns import filled_columns, is_plain, select_list
 from functions.session import SCANS, Session
 from functions.tail import TableTail
@@ -55,6 +56,8 @@ class TableScan:
     slow_reasons : why files are merged on read → how many
     tail : rows of the log that ``table`` has too; None for a table that no log feeds, or as of an earlier version
     route : how its rows are found, where an index has a say
+    here_only : whether some of its rows come from readers of this process, so that its plan has no bytes
+    merged : files that are merged on read, in a scan that was made to be cut
     """
 
     snapshot: Snapshot
@@ -66,6 +69,8 @@ class TableScan:
     slow_reasons: dict[str, int] = field(default_factory=dict)
     tail: TableTail | None = None
     route: str = ""
+    here_only: bool = False
+    merged: tuple[MergedFiles, ...] = ()
 
     @property
     def n_scanned(self) -> int:
@@ -103,7 +108,7 @@ class _Branch:
 
 async def make_scan(
     session: Session, stores: Stores, snapshot: Snapshot, wanted: np.ndarray, footers: FooterCache, cache: ScanCache,
-    *, late: bool = False, with_nan: Collection[str] = (),
+    *, late: bool = False, with_nan: Collection[str] = (), cut: bool = False,
 ) -> TableScan:  # fmt: skip
     """Return a table over the files of ``snapshot`` where ``wanted`` (bool[n_files]) holds.
 
@@ -111,6 +116,7 @@ async def make_scan(
     ----------
     late : whether its native scans evaluate filters while they decode (see `functions.adaptive`)
     with_nan : floating-point columns of which statistics prove nothing, since the statement may want NaN
+    cut : whether its plan is to be cut into tasks, and so never run as it is (`functions.merged_files`)
 
     Raises
     ------
@@ -120,7 +126,7 @@ async def make_scan(
         a file is damaged, naming it
     """
     columns = "\0".join(sorted(with_nan)).encode()
-    chosen = hashlib.sha256(np.packbits(wanted).tobytes() + bytes([late]) + columns).digest()
+    chosen = hashlib.sha256(np.packbits(wanted).tobytes() + bytes([late, cut]) + columns).digest()
     key = (snapshot.location, snapshot.etag, chosen)
     found = cache.get(key) if snapshot.etag else None
     if found is not None:
@@ -132,14 +138,19 @@ async def make_scan(
     loaded = await _load_deletes(stores, snapshot, slow)
     fetch = _blocking_fetch(stores)
     try:
-        table = await session.in_planner(_make_table, session, snapshot, branches, slow, loaded, fetch, late)
+        made = _Made(snapshot, branches, slow, loaded, fetch, late)
+        table, merged = await session.in_planner(_make_table, session, made, cut=cut)
     except Exception as error:
         raise await _with_its_file(session, branches, error) from error
     reasons: dict[str, int] = {}
     for reason in slow.values():
         reasons[reason] = reasons.get(reason, 0) + 1
     paths = tuple(snapshot.files.paths[index] for index in indices)
-    scan = TableScan(snapshot, table, paths, len(snapshot.files), len(branches), len(slow), reasons)
+    here_only = (bool(slow) or not branches) and not cut
+    scan = TableScan(
+        snapshot, table, paths, len(snapshot.files), len(branches), len(slow), reasons,
+        here_only=here_only, merged=merged,
+    )  # fmt: skip
     cache.put(key, scan)
     return scan
 
@@ -248,32 +259,70 @@ def _blocking_fetch(stores: Stores) -> Fetch:
     return fetch
 
 
-def _make_table(
-    session: Session, snapshot: Snapshot, branches: list[_Branch], slow: dict[int, str],
-    loaded: dict[int, LoadedDeletes], fetch: Fetch, late: bool,
-) -> Table:  # fmt: skip
-    if not branches and not slow:
-        return _empty(session, snapshot.schema)
-    if len(branches) == 1 and not slow and branches[0].plain:
-        return session.native_scan(branches[0].urls, late=late)
+@dataclass(frozen=True)
+class _Made:
+    """What a table is made of."""
+
+    snapshot: Snapshot
+    branches: list[_Branch]
+    slow: dict[int, str]
+    deletes: dict[int, LoadedDeletes]
+    fetch: Fetch
+    late: bool
+
+
+def _make_table(session: Session, made: _Made, *, cut: bool) -> tuple[Table, tuple[MergedFiles, ...]]:
+    branches, late = made.branches, made.late
+    if not branches and not made.slow:
+        return _empty(session, made.snapshot.schema, cut=cut), ()
+    if len(branches) == 1 and not made.slow and branches[0].plain:
+        return session.native_scan(branches[0].urls, late=late), ()
     tables: dict[str, Table] = {}
     selects = []
     for position, branch in enumerate(branches):
         tables[f"n{position}"] = session.native_scan(branch.urls, late=late)
         selects.append(f"SELECT {', '.join(branch.columns)} FROM {SCANS}.n{position}")
-    if slow:
-        plain = pa.schema([pa.field(each.name, each.type) for each in snapshot.schema])
-        read = _reader(snapshot, loaded, fetch)
-        partitions = session.options.target_partitions or 2
-        tables["merged"] = Table(MergeScan(plain, sorted(slow), read, partitions))
-        names = ", ".join(identifier(name) for name in snapshot.schema.names)
-        selects.append(f"SELECT * FROM (SELECT {names} FROM {SCANS}.merged LIMIT {FOREVER})")
-    return session.view(" UNION ALL ".join(selects), tables)
+    merged: tuple[MergedFiles, ...] = ()
+    if made.slow:
+        names = ", ".join(identifier(name) for name in made.snapshot.schema.names)
+        found = _for_tasks(session, made) if cut else None
+        if found is not None:
+            tables["merged"], files = found
+            merged = (files,)
+            selects.append(f"SELECT {names} FROM {SCANS}.merged WHERE {identifier(files.live)}")
+        else:
+            tables["merged"] = _merged(session, made)
+            selects.append(f"SELECT * FROM (SELECT {names} FROM {SCANS}.merged LIMIT {FOREVER})")
+    return session.view(" UNION ALL ".join(selects), tables), merged
 
 
-def _empty(session: Session, schema: pa.Schema) -> Table:
+def _merged(session: Session, made: _Made) -> Table:
+    """Return the files that are merged on read as this process reads them."""
+    read = _reader(made.snapshot, made.deletes, made.fetch)
+    return Table(MergeScan(_plain(made.snapshot), sorted(made.slow), read, session.options.target_partitions or 2))
+
+
+def _for_tasks(session: Session, made: _Made) -> tuple[Table, MergedFiles] | None:
+    """Return the files that are merged on read as tasks will read them; None if the table has a type that Parquet
+    files do not give back."""
+    try:
+        files = merged_files(made.snapshot, sorted(made.slow), made.deletes, session.options.spill_dir)
+    except pa.ArrowException:
+        return None
+    table = session.native_scan(files.urls)
+    fields = [pa.field(each.name, each.type) for each in table.schema]
+    return (table, files) if fields[:-1] == list(_plain(made.snapshot)) else None
+
+
+def _plain(snapshot: Snapshot) -> pa.Schema:
+    return pa.schema([pa.field(each.name, each.type) for each in snapshot.schema])
+
+
+def _empty(session: Session, schema: pa.Schema, *, cut: bool) -> Table:
     """Return a table without rows. It has a stream, without rows too: the engine cannot sort what has none."""
     plain = pa.schema([pa.field(each.name, each.type) for each in schema])
+    if cut:
+        return session.memory_table([pa.RecordBatch.from_pylist([], schema=plain)])
     tables = {"none": Table(MergeScan(plain, [], lambda _index, _schema: iter(()), 1))}
     return session.view(f"SELECT * FROM {SCANS}.none LIMIT {FOREVER}", tables)
 

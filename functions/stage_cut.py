@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import pyarrow as pa
 from datafusion import SessionContext
@@ -21,6 +21,9 @@ from functions.stage_leaf import PARTITIONED, Leaf, leaf_node, reading_all, sche
 from functions.stage_parts import Exchange
 from functions.stage_weights import MEMORY_BYTES, is_heavy, is_small, memory_bytes, scan_bytes
 from storage.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from functions.stage_merge import Merges
 
 __all__ = ["Cut", "Cutter", "Unaligned"]
 
@@ -59,12 +62,14 @@ class Cutter:
     """Cuts one plan; used once. ``cuts`` are its pieces, inputs first.
 
     buckets : of data files, where tables have them
+    merges : files that are merged on read
     aligns : whether sides of joins that lie alike are left as they lie (`functions.stage_aligned`)
     reasons : what is done in one task, and why
     """
 
     context: SessionContext
     buckets: Buckets = field(default_factory=dict)
+    merges: Merges = field(default_factory=dict)
     aligns: bool = True
     cuts: list[Cut] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
@@ -74,11 +79,26 @@ class Cutter:
     def cut(self, node: Node) -> None:
         """Cut a plan of annotated nodes. Raises `UnsupportedError` for one that must stay whole, `Unaligned` for one
         that may only be cut by a cutter that aligns nothing."""
-        last = self._visit_root(node)
+        last = self._visit_root(self.told(node))
         if self.cuts and any(map(is_heavy, last.walk())):
             # Where the last piece runs is where rows are answered, not where they are worked on.
             last = self._exchanged(last, "gather")
         self.cuts.append(Cut(last, self._schema(last), Exchange("gather")))
+
+    def told(self, node: Node) -> Node:
+        """Return the plan with marks on scans of files to merge; what tells of these files is cut off."""
+        if not self.merges:
+            return node
+        # Imported here: most plans merge nothing, and workers cut none.
+        from functions.stage_merge import marked
+
+        found = marked(node, self.merges, len(self.cuts))
+        if found is None:
+            return node.with_inputs([self.told(child) for child in node.inputs])
+        scan, told, schema = found
+        exchange = Exchange("hash", (), told.n_partitions)
+        self.cuts.append(Cut(replace(told, n_partitions=1), schema, exchange, local=True))
+        return scan
 
     def _visit_root(self, node: Node) -> Node:
         """Return the last piece of a plan or a scalar subquery: one partition, what it needs included."""

@@ -16,6 +16,7 @@ import pyarrow as pa
 from datafusion import ExecutionPlan, SessionContext
 
 from functions.plan_proto import SCANS, Field, Kind, Node, decode, encode, fields_of, join_fields
+from functions.stage_mark import with_bucket
 from functions.stage_rows import Rows, stream_of
 from storage.errors import InvalidError
 
@@ -129,7 +130,8 @@ def narrowed(node: Node, partition: int) -> Node:
     if node.kind == Kind.MEMORY_SCAN:
         return node.with_field(1, node.data(1)[partition])
     if node.kind in SCANS:
-        return replace(node, groups=(node.groups[partition],), n_partitions=1)
+        share = replace(node, groups=(node.groups[partition],), n_partitions=1)
+        return with_bucket(share, partition)
     if node.kind in (Kind.COALESCE_PARTITIONS, Kind.SORT_PRESERVING_MERGE):
         return node
     if node.kind == Kind.UNION and node.number(_INTERLEAVED):

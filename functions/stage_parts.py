@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from functions.plan_proto import Node, decode, encode
 from functions.stage_leaf import leaf_of, narrowed
+from functions.stage_mark import PREFIX, mark_of
 from functions.stage_seal import sealed
 from functions.tasks import Page, TaskKind
 
@@ -90,17 +91,25 @@ class Stage:
         leaf = leaf_of(self._node) if self.plan and not self.whole else None
         return leaf is not None and leaf.how == "all"
 
+    @property
+    def merges(self) -> bool:
+        """Whether its tasks merge files on read."""
+        return any(name.startswith(PREFIX) for name, _stage in self.inputs)
+
     def piece(self, partition: int) -> Piece:
         """Return what the task of one partition runs: only its own files and rows are in the plan."""
-        if self.whole:
+        if self.whole and not self.inputs:
             return Piece(sealed(self.plan))
-        node = narrowed(self._node, partition)
+        node = self._node if self.whole else narrowed(self._node, partition)
         reads = []
         for each in node.walk():
             leaf = leaf_of(each)
             if leaf is not None:
                 bucket = leaf.bucket if leaf.how == "bucket" else None
                 reads.append(Read(leaf.name, leaf.stage, bucket, leaf.how == "apart"))
+            mark = mark_of(each)
+            if mark is not None:
+                reads.append(Read(mark.name, mark.stage, mark.bucket))
         return Piece(sealed(encode(node)), tuple(reads))
 
 

@@ -7,6 +7,7 @@ from typing import Final
 from functions.plan_proto import SCANS, Kind, Node, fields_of
 from functions.stage_aligned import file_bytes
 from functions.stage_leaf import leaf_of
+from functions.stage_mark import mark_of
 from functions.tasks import TaskKind
 
 __all__ = ["MEMORY_BYTES", "SMALL_BYTES", "TOP_ROWS", "is_heavy", "is_small", "kind_of", "memory_bytes", "scan_bytes"]
@@ -30,9 +31,14 @@ def is_small(node: Node) -> bool:
 
 
 def is_heavy(node: Node) -> bool:
-    """Tell whether a node works on many rows, rather than passing on few."""
+    """Tell whether a node works on many rows, rather than passing on few, or has work that only workers do."""
     sorts = node.kind == Kind.SORT and not 0 < _signed(node.number(3)) <= TOP_ROWS
-    return sorts or node.kind in (Kind.WINDOW, Kind.UNNEST, *_JOINS) or _file_bytes(node) > SMALL_BYTES
+    return (
+        sorts
+        or node.kind in (Kind.WINDOW, Kind.UNNEST, *_JOINS)
+        or _file_bytes(node) > SMALL_BYTES
+        or mark_of(node) is not None
+    )
 
 
 def _signed(value: int) -> int:

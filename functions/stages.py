@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 from datafusion import ExecutionPlan, SessionContext
@@ -23,11 +23,15 @@ from functions.plan_proto import Kind, Node, decode, encode, join_fields
 from functions.stage_aligned import Buckets, aligned_by
 from functions.stage_cut import Cut, Cutter, Unaligned
 from functions.stage_leaf import filled, leaf_of, schema_of
+from functions.stage_mark import mark_of, with_rows
 from functions.stage_parts import Exchange, Piece, Read, Stage, Stages, pages_of
 from functions.stage_rows import Rows
 from functions.stage_seal import opened
 from functions.stage_weights import kind_of, scan_bytes
 from storage.errors import FirnlineError, UnsupportedError
+
+if TYPE_CHECKING:
+    from functions.stage_merge import Merges
 
 __all__ = ["BROADCAST_BYTES", "DISTRIBUTED_OPTIONS", "Exchange", "Piece", "Read", "Stage", "Stages", "bind",
            "broadcast_options", "pages_of", "split"]  # fmt: skip
@@ -66,9 +70,12 @@ def broadcast_options(n_tasks: int, bytes_max: int = BROADCAST_BYTES) -> Mapping
     }
 
 
-def split(context: SessionContext, plan: ExecutionPlan, buckets: Buckets | None = None) -> Stages:
+def split(
+    context: SessionContext, plan: ExecutionPlan, buckets: Buckets | None = None, merges: Merges | None = None
+) -> Stages:
     """Cut a plan; one that cannot be cut is one stage, and the reason says why. Its plan is empty if only the process
-    that made it can run it. ``buckets`` are of data files, where tables have them."""
+    that made it can run it. ``buckets`` are of data files, where tables have them;
+    ``merges`` files that are merged on read."""
     strict = context.with_python_udf_inlining(enabled=False)
     try:
         data = plan.to_bytes(strict)
@@ -78,7 +85,8 @@ def split(context: SessionContext, plan: ExecutionPlan, buckets: Buckets | None 
         gathered = join_fields([(Kind.COALESCE_PARTITIONS, join_fields([(1, data)]))])
     else:
         gathered = data
-    cutter = Cutter(strict, buckets or {})
+    merges = merges or {}
+    cutter = Cutter(strict, buckets or {}, merges)
     try:
         decoded = decode(data)
     except (UnsupportedError, RecursionError) as error:  # a worker would refuse it
@@ -87,32 +95,37 @@ def split(context: SessionContext, plan: ExecutionPlan, buckets: Buckets | None 
         node = _annotated(plan, decoded)
         volatile = _VOLATILE.search(plan.display_indent())
         if volatile is not None:
-            whole = _whole(gathered, schema_of(strict, node))
-            return Stages([whole], f"{volatile[1]}() gives other values in each task")
+            schema = schema_of(strict, node)
+            return _unsplit(strict, gathered, merges, f"{volatile[1]}() gives other values in each task", schema)
         try:
             cutter.cut(node)
         except Unaligned:
-            cutter = Cutter(strict, aligns=False)
+            cutter = Cutter(strict, merges=merges, aligns=False)
             cutter.cut(node)
     except UnsupportedError as error:
-        return Stages([_whole(gathered)], str(error))
+        return _unsplit(strict, gathered, merges, str(error))
     except BaseException as error:
         # What the engine does not take apart it may still run; only its own errors and panics are meant.
         if isinstance(error, FirnlineError) or not (isinstance(error, Exception) or is_panic(error)):
             raise
-        return Stages([_whole(gathered)], f"the engine cannot take the plan apart: {str(error).splitlines()[0][:200]}")
+        reason = f"the engine cannot take the plan apart: {str(error).splitlines()[0][:200]}"
+        return _unsplit(strict, gathered, merges, reason)
     if len(cutter.cuts) == 1:
         cutter.reasons.append("the plan has one partition")
     return Stages([_stage(number, cut) for number, cut in enumerate(cutter.cuts)], "; ".join(cutter.reasons))
 
 
-def bind(context: SessionContext, plan: bytes, inputs: Mapping[str, Mapping[int, Sequence[Rows]]]) -> ExecutionPlan:
+def bind(
+    context: SessionContext, plan: bytes, inputs: Mapping[str, Mapping[int, Sequence[Rows]]],
+    merged: Mapping[str, tuple[str, int]] | None = None,
+) -> ExecutionPlan:  # fmt: skip
     """Return the plan of a piece with rows in its leaves. Its partition b gives the rows of bucket b.
 
     Parameters
     ----------
     inputs : name of a leaf → the leaf's partition (the page's bucket that `pages_of` gave it) → rows, as batches or as
         the Arrow IPC streams that pages are
+    merged : input that tells of files to merge → path and bytes of the file that has their rows
 
     Raises
     ------
@@ -123,23 +136,43 @@ def bind(context: SessionContext, plan: bytes, inputs: Mapping[str, Mapping[int,
     strict = context.with_python_udf_inlining(enabled=False)
     plan = opened(plan)
     try:
-        bound = encode(filled(decode(plan), inputs))
+        bound = encode(filled(with_rows(decode(plan), merged or {}), inputs))
     except UnsupportedError:  # a plan that is not cut, and so has no leaves
-        if inputs:
+        if inputs or merged:
             raise
         bound = plan
     return ExecutionPlan.from_bytes(strict, bound)
 
 
 def _stage(number: int, cut: Cut) -> Stage:
-    leaves = [leaf for each in cut.node.walk() if (leaf := leaf_of(each)) is not None]
     stage = Stage(
-        number, kind_of(cut.node), encode(cut.node), [(leaf.name, leaf.stage) for leaf in leaves],
+        number, kind_of(cut.node), encode(cut.node), _inputs(cut.node),
         cut.node.n_partitions, cut.schema, cut.exchange, scan_bytes(cut.node), cut.local, cut.local,
         aligned_by(cut.node),
     )  # fmt: skip
     stage.__dict__["_node"] = cut.node
     return stage
+
+
+def _inputs(node: Node) -> list[tuple[str, int]]:
+    found = [leaf_of(each) or mark_of(each) for each in node.walk()]
+    return [(each.name, each.stage) for each in found if each is not None]
+
+
+def _unsplit(
+    context: SessionContext, data: bytes, merges: Merges, reason: str, schema: pa.Schema | None = None
+) -> Stages:
+    """Return a plan as one task, behind what tells of the files that it merges."""
+    cutter = Cutter(context, merges=merges)
+    try:
+        node = cutter.told(decode(data))
+    except UnsupportedError:
+        return Stages([_whole(b"" if merges else data, schema)], reason)
+    if not cutter.cuts:
+        return Stages([_whole(data, schema)], reason)
+    number = len(cutter.cuts)
+    whole = replace(_whole(encode(node), schema), number=number, inputs=_inputs(node))
+    return Stages([*(_stage(number, cut) for number, cut in enumerate(cutter.cuts)), whole], reason)
 
 
 def _whole(data: bytes, schema: pa.Schema | None = None) -> Stage:

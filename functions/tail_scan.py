@@ -109,6 +109,7 @@ def _sum(bases: tuple[TableScan, TableScan], table: Table) -> TableScan:
     return replace(
         first, table=table, files=first.files + second.files, slow_reasons=reasons,
         n_native_scans=first.n_native_scans + second.n_native_scans, n_slow=first.n_slow + second.n_slow,
+        here_only=first.here_only or second.here_only, merged=first.merged + second.merged,
     )  # fmt: skip
 
 

@@ -64,6 +64,7 @@ class Task:
     traceparent : W3C trace context, "" for none
     memory_bytes : that the task may hold before it spills or fails; 0: as much as the worker gives
     engine : whose plan the payload is, such as ``datafusion 55`` (`functions.execute.ENGINE`); "": not said
+    needs : what a worker must know of, or refuse the task: ``merge`` for files that are merged on read
     version : of the wire form that it came in
     """
 
@@ -80,6 +81,7 @@ class Task:
     attempt: int = 1
     memory_bytes: int = 0
     engine: str = ""
+    needs: tuple[str, ...] = ()
     version: int = VERSION
 
 
@@ -123,6 +125,8 @@ def encode_task(task: Task, secret: bytes) -> bytes:
     }
     if task.engine:
         header["engine"] = task.engine
+    if task.needs:
+        header["must"] = list(task.needs)
     return seal(_TASK, header, blobs, secret)
 
 
@@ -152,6 +156,7 @@ def decode_task(data: bytes, secret: bytes, now_ms: int) -> Task:
             attempt=_whole(header.get("attempt", 1)),
             memory_bytes=_whole(header.get("memory_bytes", 0)),
             engine=_text(header.get("engine", "")),
+            needs=tuple(map(_text, header.get("must", ()))),
             version=version,
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -211,7 +216,7 @@ def decode_reply(data: bytes, secret: bytes, task: Task) -> Reply:
 
 _TASK_FIELDS = frozenset(
     ("kind", "statement_id", "id", "attempt", "body", "inputs", "deadline_ms", "inline_bytes_max", "results",
-     "traceparent", "memory_bytes", "engine", "parts", "must")
+     "traceparent", "memory_bytes", "engine", "parts", "must", "merge")
 )  # fmt: skip
 _REPLY_FIELDS = frozenset(
     ("statement_id", "task_id", "attempt", "pages", "error", "usage", "body", "parts", "must")

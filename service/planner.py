@@ -69,6 +69,7 @@ class Planner:
         self._late = late
         self._fan_out = fan_out
         self._tasks = Tasks()
+        self._cut_scans: Mapping[TableName, TableScan] = {}
         self._scan_bytes = 0
         self._failure: FirnlineError | None = None
         self._moment: Moment | None = None
@@ -109,6 +110,8 @@ class Planner:
             n_files, checked = self._n_scanned(scans), not self._only_explains
             self._tasks = await self._fan_out.choose(self._statement, self._scan_bytes, n_files, checked=checked)
             self._receipt.workers_differ = self._tasks.differ
+            if self._tasks.n_tasks:
+                self._cut_scans = await self._scans_to_cut(scans, meant, wanted, routes)
         finish = self._collect_catalog if lists_catalog else self._physical
         with tracing.span("plan"):
             planned = await self._session.in_planner(finish, scans)
@@ -339,6 +342,24 @@ class Planner:
         except BaseException as error:
             raise self._translated(error) from error
 
+    async def _scans_to_cut(
+        self, scans: Mapping[TableName, TableScan], meant: Mapping[TableName, Loaded],
+        wanted: Mapping[TableName, np.ndarray], routes: Mapping[TableName, Routed],
+    ) -> dict[TableName, TableScan]:  # fmt: skip
+        """Return the scans as tasks can run them, where they have rows that only this process reads."""
+        names = [name for name, scan in scans.items() if scan.here_only]
+        works = [
+            self._making.scan(
+                meant[name], wanted[name], routes.get(name), late=self._late, filters=self._filters.get(name, ()),
+                cut=True,
+            )
+            for name in names
+        ]  # fmt: skip
+        try:
+            return dict(scans) | dict(zip(names, await asyncio.gather(*works), strict=True))
+        except BaseException as error:
+            raise self._translated(error) from error
+
     def _n_scanned(self, scans: Mapping[TableName, TableScan]) -> int:
         return sum(each.n_scanned for each in scans.values())
 
@@ -381,7 +402,7 @@ class Planner:
             return scans[name].table if name in scans else None
 
         remote = self._remote(scans)
-        stages = self._cut(table, remote, scans) if self._tasks.n_tasks else None
+        stages = self._cut(remote, scans) if self._tasks.n_tasks else None
         with self._session.planning(self._names(table), remote=remote) as context:
             try:
                 frame = self._frame(context, self._text)
@@ -411,11 +432,14 @@ class Planner:
 
         return await self._session.in_planner(plan)
 
-    def _cut(
-        self, table: Callable[[TableName], Table | None], remote: bool, scans: Mapping[TableName, TableScan]
-    ) -> Stages:
+    def _cut(self, remote: bool, scans: Mapping[TableName, TableScan]) -> Stages:
         """Return the statement's stages, or those of the one that it explains."""
         from functions.file_buckets import buckets_of
+
+        def table(name: TableName) -> Table | None:
+            if name in self._given:
+                return self._given[name]
+            return self._cut_scans[name].table if name in self._cut_scans else None
 
         buckets = buckets_of(each.snapshot for each in scans.values()) if len(scans) > 1 else {}
         stages = self._split(table, remote, self._tasks.n_tasks, buckets)
@@ -440,7 +464,11 @@ class Planner:
             try:
                 text = " " * explained + self._text[explained:]
                 plan = self._session.plan_of(self._frame(context, text), lambda: self._frame(context, text))
-                return split(context, plan, buckets)
+                merges = {
+                    path: files
+                    for scan in self._cut_scans.values() for files in scan.merged for path in files.stands
+                }  # fmt: skip
+                return split(context, plan, buckets, merges)
             except BaseException as error:
                 raise self._translated(error) from error
 

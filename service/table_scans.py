@@ -145,13 +145,14 @@ class TableScans:
 
     async def scan(
         self, loaded: Loaded, mask: np.ndarray, routed: Routed | None, *, late: bool,
-        filters: Sequence[TableFilter] = (),
+        filters: Sequence[TableFilter] = (), cut: bool = False,
     ) -> TableScan:  # fmt: skip
         """Return the table of the files where ``mask`` (bool[n_files]) holds, and of its tail.
 
         Parameters
         ----------
         filters : of all scans of the table; none if they are not known
+        cut : whether its plan is to be cut into tasks (`functions.scan.make_scan`)
         """
         reading, snapshot, tail = self.reading, loaded.snapshot, loaded.tail
         session, stores = reading.session, self.loading.stores
@@ -160,7 +161,15 @@ class TableScans:
 
         async def of_files(wanted: np.ndarray) -> TableScan:
             return await make_scan(
-                session, stores, snapshot, wanted, reading.footers, reading.scans, late=late, with_nan=with_nan
+                session,
+                stores,
+                snapshot,
+                wanted,
+                reading.footers,
+                reading.scans,
+                late=late,
+                with_nan=with_nan,
+                cut=cut,
             )
 
         async def whole(wanted: np.ndarray) -> TableScan:

@@ -141,6 +141,7 @@ class Board:
             attempt=attempt,
             memory_bytes=terms.memory_bytes,
             engine=ENGINE,
+            needs=("merge",) if stage.merges else (),
         )
 
     def _inline_bytes(self, stage: Stage) -> int:

@@ -40,10 +40,10 @@ class Tasks:
 
     def runs(self, stages: Stages) -> bool:
         """Tell whether a plan that was made to be cut runs as tasks."""
-        [*_others, last] = stages.stages
-        if len(stages.stages) > 1:
-            return True
-        return self.forced and last.whole and bool(last.plan)
+        last = stages.stages[-1]
+        if not last.whole:
+            return len(stages.stages) > 1
+        return self.forced and bool(last.plan)
 
     def shuffles_too_widely(self, stages: Stages) -> bool:
         """Tell whether the plan is better cut into `SHUFFLED_TASKS_MAX` tasks."""
@@ -82,9 +82,11 @@ def measured(stages: Stages, tally: Tally, n_rows: int) -> str:
 def _line(stage: Stage, here: bool) -> str:
     reads = f" reads={','.join(str(number) for _name, number in stage.inputs)}" if stage.inputs else ""
     size = f" scan_bytes={stage.scan_bytes}" if stage.scan_bytes else ""
-    if here:
-        return f"stage {stage.number}: {stage.kind} in this process{reads}{size}"
+    if here or stage.local:
+        what = f"{stage.kind} in this process" if here else "what lies in this process"
+        return f"stage {stage.number}: {what}{reads}{size}"
     exchange = stage.exchange
+    size += " merges on read" if stage.merges else ""
     size += f" co-located by {stage.aligned_by}" if stage.aligned_by else ""
     buckets = f" into {exchange.n_buckets}" if exchange.kind == "hash" else ""
     return f"stage {stage.number}: {stage.kind} tasks={stage.n_partitions}{reads}{size} {exchange.kind}{buckets}"

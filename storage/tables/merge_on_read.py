@@ -79,9 +79,15 @@ class BlobFile(io.RawIOBase):
 
 
 def read_rows(
-    fetch: Fetch, snapshot: Snapshot, index: int, schema: pa.Schema, deletes: LoadedDeletes | None
-) -> Iterator[pa.RecordBatch]:
+    fetch: Fetch, snapshot: Snapshot, index: int, schema: pa.Schema, deletes: LoadedDeletes | None,
+    part: tuple[int, int] | None = None,
+) -> Iterator[pa.RecordBatch]:  # fmt: skip
     """Yield the live rows of file ``index`` in ``schema``, a selection of the snapshot's columns.
+
+    Parameters
+    ----------
+    part : [start, limit) of the file's bytes: only rows of row groups that begin there, so that parts which cover the
+        file have each row once. What is not in Parquet belongs to the part that has the first byte. None: all rows
 
     Raises
     ------
@@ -92,12 +98,10 @@ def read_rows(
     """
     location = snapshot.files.paths[index]
     constants = constants_of(snapshot, index)
-    first_row = 0
     try:
-        for stored in _stored_batches(fetch, snapshot, index, schema, deletes):
+        for first_row, stored in _stored_batches(fetch, snapshot, index, schema, deletes, part):
             batch = with_ids(stored, snapshot)
             keep = live_rows(batch, first_row, deletes, constants)
-            first_row += batch.num_rows
             if keep is not None:
                 batch = batch.filter(pa.array(keep))
             if batch.num_rows:
@@ -115,8 +119,10 @@ def _projected(
 
 
 def _stored_batches(
-    fetch: Fetch, snapshot: Snapshot, index: int, schema: pa.Schema, deletes: LoadedDeletes | None
-) -> Iterator[pa.RecordBatch]:
+    fetch: Fetch, snapshot: Snapshot, index: int, schema: pa.Schema, deletes: LoadedDeletes | None,
+    part: tuple[int, int] | None,
+) -> Iterator[tuple[int, pa.RecordBatch]]:  # fmt: skip
+    """Yield batches as they are stored, each with the number of its first row in the file."""
     location, size = snapshot.files.paths[index], int(snapshot.files.sizes[index])
     file = BlobFile(fetch, location, size)
     match snapshot.files.formats.get(index, "parquet"):
@@ -124,31 +130,69 @@ def _stored_batches(
             parquet = pq.ParquetFile(pa.PythonFile(file), pre_buffer=True, coerce_int96_timestamp_unit="us")
             stored = with_ids(parquet.schema_arrow.empty_table(), snapshot).schema
             columns = _needed(stored, schema, snapshot, deletes)
-            if not columns:
-                yield from _rows_without_columns(parquet.metadata.num_rows)
-            else:
-                yield from _all_rows(parquet, columns, location)
+            for first_row, groups in _runs(parquet.metadata, part, size):
+                n_rows = sum(parquet.metadata.row_group(group).num_rows for group in groups)
+                if columns:
+                    yield from _numbered(first_row, _all_rows(parquet, columns, groups, n_rows, location))
+                else:
+                    yield from _numbered(first_row, _rows_without_columns(n_rows))
+        case _ if part is not None and part[0] > 0:
+            return
         case "orc":
-            yield from _orc_batches(file)
+            yield from _numbered(0, _orc_batches(file))
         case "avro":
-            yield from _avro_batches(file, location)
+            yield from _numbered(0, _avro_batches(file, location))
         case other:
             raise UnsupportedError("data files of this format are not read", format=other, file=location)
 
 
-def _all_rows(parquet: pq.ParquetFile, columns: list[str], location: str) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a file. Raises `CorruptError` at the end if they are not as many as its footer says: pyarrow
-    drops rows without a word, such as lists whose first page is empty.
+def _runs(metadata: pq.FileMetaData, part: tuple[int, int] | None, size: int) -> Iterator[tuple[int, list[int]]]:
+    """Yield row groups of a part that follow one another, with the number of their first row."""
+    first_row, run_row = 0, 0
+    run: list[int] = []
+    for group in range(metadata.num_row_groups):
+        about = metadata.row_group(group)
+        if part is None or part[0] <= _begin(about, size) < part[1]:
+            run_row = run_row if run else first_row
+            run.append(group)
+        elif run:
+            yield run_row, run
+            run = []
+        first_row += about.num_rows
+    if run:
+        yield run_row, run
+
+
+def _begin(group: pq.RowGroupMetaData, size: int) -> int:
+    """Return where a row group begins, by its first column; always within the file, so that some part has it."""
+    if not group.num_columns:
+        return 0
+    column = group.column(0)
+    first = column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset
+    return max(0, min(int(first or 0), size - 1))
+
+
+def _numbered(first_row: int, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    for batch in batches:
+        yield first_row, batch
+        first_row += batch.num_rows
+
+
+def _all_rows(
+    parquet: pq.ParquetFile, columns: list[str], groups: list[int], n_expected: int, location: str
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of row groups. Raises `CorruptError` at the end if they are not as many as the footer says:
+    pyarrow drops rows without a word, such as lists whose first page is empty.
     """
     n_rows = 0
-    for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
+    for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns):
         n_rows += batch.num_rows
         plain = without_views(batch.schema)
         yield batch if plain is batch.schema else batch.cast(plain)
-    if n_rows != parquet.metadata.num_rows:
+    if n_rows != n_expected:
         raise CorruptError(
             "a data file gives another number of rows than its footer says",
-            file=location, rows=n_rows, footer_rows=parquet.metadata.num_rows,
+            file=location, rows=n_rows, footer_rows=n_expected,
         )  # fmt: skip
 
 

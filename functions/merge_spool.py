@@ -1,0 +1,146 @@
+"""Files that are merged on read, as a worker reads them: into one Parquet file of its own for each scan of its plan.
+
+Rows pass by batch, so that memory is that of `ROW_GROUP_BYTES` of rows and of what the reader holds; on the disk they
+take what they would in memory. No statistics are written, and nothing is compressed: the file is read once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from functions.merge_wire import Head, MergePart, opened_head, parts_of
+from functions.plan_proto import decode
+from functions.scratch import Scratch
+from functions.stage_mark import mark_of
+from storage.errors import InvalidError, LimitError
+from storage.stores import Stores
+from storage.tables.merge_on_read import Fetch, read_rows
+
+__all__ = ["spool"]
+
+ROW_GROUP_BYTES: Final = 32 << 20
+REMOTE_STREAMS: Final = 4
+"""Files of an object store that are read at once: they wait more than they work."""
+
+
+async def spool(
+    stores: Stores, payload: bytes, inputs: Mapping[str, Sequence[bytes]], scratch: Scratch
+) -> dict[str, tuple[str, int]]:
+    """Return for each scan of files to merge the file that has their rows: input → path and bytes.
+
+    Parameters
+    ----------
+    inputs : input → Arrow IPC streams that tell of files
+
+    Raises
+    ------
+    InvalidError, UnsupportedError : the plan or an input is not as it should be
+    CorruptError, NotFoundError, ForbiddenError : of a data file, naming it
+    LimitError : the disk is full
+    """
+    marks = [mark for node in decode(payload).walk() if (mark := mark_of(node)) is not None]
+    found: dict[str, tuple[str, int]] = {}
+    for mark in marks:
+        if mark.name not in inputs:
+            raise InvalidError("a task lacks an input of its plan", input=mark.name)
+        if mark.name in found:
+            continue
+        head = opened_head(mark.head)
+        parts = list(parts_of(head, (batch for each in inputs[mark.name] for batch in pa.ipc.open_stream(each))))
+        path = scratch.folder / f"{len(found)}.parquet"
+        fetch = _blocking_fetch(stores)
+        await _in_threads(_Writer(path, head), parts, fetch)
+        found[mark.name] = (str(path), path.stat().st_size)
+    return found
+
+
+async def _in_threads(writer: _Writer, parts: Sequence[MergePart], fetch: Fetch) -> None:
+    """Write all parts, in threads of their own; none of them works any more when this returns or raises."""
+    remote = any(not each.snapshot.files.paths[0].startswith("file://") for each in parts)
+    pool = ThreadPoolExecutor(REMOTE_STREAMS if remote else 1, "merging")
+    loop = asyncio.get_running_loop()
+    works = [loop.run_in_executor(pool, writer.write, each, fetch) for each in parts]
+    try:
+        if works:
+            done, _running = await asyncio.wait(works, return_when=asyncio.FIRST_EXCEPTION)
+            for work in done:
+                work.result()
+        await asyncio.to_thread(writer.close)
+    except BaseException:
+        writer.stopped = True
+        pool.shutdown(wait=False, cancel_futures=True)
+        if works:
+            await asyncio.wait(works)
+        await asyncio.gather(*works, return_exceptions=True)
+        writer.close()
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Writer:
+    """Writes the rows of several threads to one file."""
+
+    def __init__(self, path: Path, head: Head) -> None:
+        self._head = head
+        self._live = pa.field(head.live, pa.bool_())
+        self._schema = pa.schema([*(pa.field(each.name, each.type) for each in head.schema), self._live])
+        self._lock = threading.Lock()
+        self._rows: list[pa.RecordBatch] = []
+        self._n_bytes = 0
+        self._writer = pq.ParquetWriter(
+            path, self._schema, compression="none", use_dictionary=False, write_statistics=False
+        )
+        self.stopped = False
+
+    def write(self, part: MergePart, fetch: Fetch) -> None:
+        """Add the rows of a part of a file."""
+        for batch in read_rows(fetch, part.snapshot, 0, self._head.schema, part.deletes, part.part):
+            if self.stopped:
+                return
+            live = pa.repeat(pa.scalar(True), batch.num_rows)
+            with self._lock:
+                self._add(pa.RecordBatch.from_arrays([*batch.columns, live], schema=self._schema))
+
+    def _add(self, batch: pa.RecordBatch) -> None:
+        self._rows.append(batch)
+        self._n_bytes += batch.nbytes
+        if self._n_bytes >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        rows, self._rows, self._n_bytes = self._rows, [], 0
+        try:
+            self._writer.write_table(pa.Table.from_batches(rows, self._schema))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise LimitError(
+                "the worker's disk has no room for the rows of files with deleted rows; give it more, or compact the "
+                "table", limit="disk",
+            ) from None  # fmt: skip
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._rows and not self.stopped:
+            self._flush()
+        self._writer.close()
+
+
+def _blocking_fetch(stores: Stores) -> Fetch:
+    """Return a fetch for threads that run while the event loop does."""
+    loop = asyncio.get_running_loop()
+
+    def fetch(location: str, start: int, limit: int) -> bytes:
+        return asyncio.run_coroutine_threadsafe(stores.get_range(location, start, limit), loop).result()
+
+    return fetch

@@ -1,0 +1,189 @@
+"""What a worker is told of files that are merged on read: a head for each scan, and a row for each part of a file.
+
+The head goes in the plan, as JSON: version, the columns that are wanted (an Arrow schema with the metadata by which
+columns are found in files, in base64), and how they are found. The rows are pages like any other, with columns `PARTS`:
+
+========================  ==========================================================================================
+location, size, format    of the data file
+start, limit              of its bytes, as `storage.tables.merge_on_read.read_rows` has them
+constants                 an Arrow stream of one row: columns that are the same in all rows of the file; NULL: none
+positions                 deleted rows, the first and then each one's distance from the one before; NULL: none
+keys                      which keys of equality deletes delete its rows, by ``key``
+key, key_rows, key_schema of a row that is no file but such keys: the number, their rows as an Arrow stream, and the
+                          columns as the table has them
+========================  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
+
+import numpy as np
+import pyarrow as pa
+
+from functions.merged_files import FilePart, MergedFiles
+from storage.errors import CorruptError, UnsupportedError
+from storage.tables.project import constants_of
+from storage.tables.snapshot import EqualityDelete, FileSet, LoadedDeletes, Matching, Snapshot
+
+__all__ = ["PARTS", "Head", "MergePart", "head_of", "opened_head", "parts_of", "rows_of"]
+
+VERSION: Final = 1
+PARTS: Final = pa.schema([
+    ("location", pa.string()), ("size", pa.int64()), ("format", pa.string()), ("start", pa.int64()),
+    ("limit", pa.int64()), ("constants", pa.large_binary()), ("positions", pa.large_list(pa.int64())),
+    ("keys", pa.list_(pa.int32())), ("key", pa.int32()), ("key_rows", pa.large_binary()),
+    ("key_schema", pa.large_binary()),
+])  # fmt: skip
+_FORMATS: Final = frozenset(("parquet", "orc", "avro"))
+_MATCHINGS: Final = frozenset(("name", "field_id", "physical_name"))
+
+
+@dataclass(frozen=True)
+class Head:
+    """What is the same for all files of a scan.
+
+    schema : the columns that are wanted
+    live : the column beside them that is true in every row
+    """
+
+    schema: pa.Schema
+    live: str
+    matching: Matching
+    name_mapping: Mapping[str, int] | None
+
+
+@dataclass(frozen=True)
+class MergePart:
+    """A part of one file, whose snapshot has no other: what `read_rows` takes."""
+
+    snapshot: Snapshot
+    deletes: LoadedDeletes | None
+    part: tuple[int, int]
+
+
+def head_of(merged: MergedFiles, wanted: Iterable[str]) -> dict[str, Any]:
+    """Return the head of a scan of those columns, as JSON values."""
+    snapshot, names = merged.snapshot, frozenset(wanted)
+    schema = pa.schema([each for each in snapshot.schema if each.name in names])
+    return {
+        "version": VERSION,
+        "schema": base64.b64encode(schema.serialize().to_pybytes()).decode(),
+        "live": merged.live,
+        "matching": snapshot.matching,
+        "name_mapping": None if snapshot.name_mapping is None else dict(snapshot.name_mapping),
+    }
+
+
+def opened_head(values: Mapping[str, Any]) -> Head:
+    """Return the head that JSON values are. Raises `UnsupportedError` for one of another version."""
+    if values.get("version") != VERSION:
+        raise UnsupportedError(
+            "files to merge are told in another version; deploy workers before coordinators",
+            version=values.get("version"), reads=VERSION, differs="plan",
+        )  # fmt: skip
+    try:
+        schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values["schema"])))
+        if values["matching"] not in _MATCHINGS:
+            raise ValueError(values["matching"])
+        return Head(schema, str(values["live"]), values["matching"], values["name_mapping"])
+    except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
+        raise CorruptError("the head of files to merge does not decode", reason=repr(error)[:200]) from None
+
+
+def rows_of(merged: MergedFiles, parts: Sequence[FilePart]) -> pa.RecordBatch:
+    """Return the rows that tell of parts of files."""
+    snapshot = merged.snapshot
+    numbers: dict[int, tuple[int, EqualityDelete]] = {}
+    rows: list[dict[str, Any]] = []
+    for part in parts:
+        deletes = merged.deletes.get(part.index)
+        keys = [_number(numbers, each) for each in deletes.equality] if deletes is not None else []
+        positions = deletes.positions if deletes is not None and len(deletes.positions) else None
+        rows.append({
+            "location": snapshot.files.paths[part.index], "size": int(snapshot.files.sizes[part.index]),
+            "format": snapshot.files.formats.get(part.index, "parquet"), "start": part.start, "limit": part.limit,
+            "constants": _stream(constants_of(snapshot, part.index)),
+            "positions": None if positions is None else np.diff(positions, prepend=0),
+            "keys": keys,
+        })  # fmt: skip
+    told = [
+        {"key": number, "key_rows": _written(delete.keys), "key_schema": delete.schema.serialize().to_pybytes()}
+        for number, delete in numbers.values()
+    ]
+    return pa.RecordBatch.from_pylist([*told, *rows], schema=PARTS)
+
+
+def _number(numbers: dict[int, tuple[int, EqualityDelete]], delete: EqualityDelete) -> int:
+    """Return the number of keys; files that share them share the object."""
+    return numbers.setdefault(id(delete), (len(numbers), delete))[0]
+
+
+def _stream(constants: Mapping[str, pa.Scalar]) -> bytes | None:
+    if not constants:
+        return None
+    arrays = [pa.repeat(each, 1) if each.is_valid else pa.nulls(1, each.type) for each in constants.values()]
+    return _written(pa.Table.from_arrays(arrays, names=list(constants)))
+
+
+def _written(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return cast(bytes, sink.getvalue().to_pybytes())
+
+
+def _read(data: bytes) -> pa.Table:
+    with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
+        return reader.read_all()
+
+
+def parts_of(head: Head, batches: Iterable[pa.RecordBatch]) -> Iterator[MergePart]:
+    """Yield the parts that rows tell of. Raises `CorruptError` for rows that tell of none."""
+    try:
+        found = list(batches)
+        table = pa.Table.from_batches(found).cast(PARTS) if found else PARTS.empty_table()
+        keys = table.filter(table.column("key").is_valid())
+        known = {row["key"]: _keys(row) for row in keys.to_pylist()}
+        files = table.filter(table.column("key").is_null()).select(PARTS.names[:8])
+        for position in range(files.num_rows):
+            yield _part(head, files, position, known)
+    except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
+        raise CorruptError("what a task is told of files to merge does not decode", reason=repr(error)[:200]) from None
+
+
+def _keys(row: Mapping[str, Any]) -> EqualityDelete:
+    keys = _read(row["key_rows"])
+    schema = pa.ipc.read_schema(pa.py_buffer(row["key_schema"]))
+    return EqualityDelete(tuple(map(int, keys.column_names)), keys, schema)
+
+
+def _part(head: Head, files: pa.Table, position: int, known: Mapping[int, EqualityDelete]) -> MergePart:
+    def value(name: str) -> Any:
+        return files.column(name)[position]
+
+    constants = value("constants").as_py()
+    row = _read(constants) if constants is not None else None
+    form = value("format").as_py()
+    if form not in _FORMATS:
+        raise ValueError(form)
+    distances = value("positions")
+    positions = (
+        np.cumsum(distances.values.to_numpy(zero_copy_only=False)) if distances.is_valid else np.empty(0, np.int64)
+    )
+    equality = tuple(known[number] for number in value("keys").as_py() or ())
+    formats = {} if form == "parquet" else {0: cast("Literal['orc', 'avro']", form)}
+    snapshot = Snapshot(
+        "parquet", "", 0, 0, head.schema,
+        FileSet(
+            [value("location").as_py()], np.array([value("size").as_py()]), np.array([-1]),
+            partitions={} if row is None else {name: row.column(name).combine_chunks() for name in row.column_names},
+            formats=formats,
+        ),
+        head.matching, name_mapping=head.name_mapping,
+    )  # fmt: skip
+    deletes = LoadedDeletes(positions, equality) if len(positions) or equality else None
+    return MergePart(snapshot, deletes, (value("start").as_py(), value("limit").as_py()))
