@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from mangum import Mangum
@@ -24,6 +24,7 @@ def lambda_handler(app: ASGIApp) -> Callable[[dict[str, Any], Any], dict[str, An
     adapter: Any = Mangum(cast(Any, app), lifespan="off", text_mime_types=list(TEXT_TYPES))
 
     def handle(event: dict[str, Any], context: Any) -> dict[str, Any]:
+        event = _without_stage(event)
         try:
             _ = adapter.infer(event, context).scope
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
@@ -34,3 +35,27 @@ def lambda_handler(app: ASGIApp) -> Callable[[dict[str, Any], Any], dict[str, An
         return answer
 
     return handle
+
+
+def _without_stage(event: dict[str, Any]) -> dict[str, Any]:
+    """Return the event without its API's stage before its path.
+
+    An HTTP API with a stage of a name says it in the path, as a REST API does not; ``$default`` is never said.
+    """
+    context = event.get("requestContext")
+    if not isinstance(context, Mapping) or "version" not in event or context.get("stage", "$default") == "$default":
+        return event
+    prefix = f"/{context['stage']}"
+    # Version 2.0 of the event has the path twice, and 1.0 once.
+    event = {name: _after(prefix, text) if name in ("rawPath", "path") else text for name, text in event.items()}
+    request = context.get("http")
+    if isinstance(request, Mapping):
+        request = {name: _after(prefix, text) if name == "path" else text for name, text in request.items()}
+        event["requestContext"] = {**context, "http": request}
+    return event
+
+
+def _after(prefix: str, path: Any) -> Any:
+    if not isinstance(path, str) or not (path == prefix or path.startswith(prefix + "/")):
+        return path
+    return path[len(prefix) :] or "/"

@@ -99,3 +99,49 @@ def test_a_late_error_is_a_whole_problem_document_where_answers_are_buffered(app
         asyncio.set_event_loop(None)
     assert invoked["statusCode"] == 400
     assert json.loads(invoked["body"])["title"] == "SqlError"
+
+
+def answered(app: FastAPI, event: dict[str, Any]) -> int:
+    """Return the status of the answer to an event."""
+    try:
+        answer = lambda_handler(app)(event, None)
+    finally:
+        asyncio.get_event_loop().close()
+        asyncio.set_event_loop(None)
+    return int(answer["statusCode"])
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize(
+    ("stage", "path", "status"),
+    [
+        ("prod", "/prod/v1/tables", 200),
+        ("v1", "/v1/v1/tables", 200),
+        ("prod", "/v1/tables", 200),  # a domain of one's own has no stage in its paths
+        ("pro", "/prod/v1/tables", 404),
+        ("prod", "/prod/prod/v1/tables", 404),
+        ("prod", "/prod", 404),
+        ("$default", "/v1/tables", 200),
+        ("$default", "/$default/v1/tables", 404),
+    ],
+)
+def test_the_stage_of_an_http_api_is_no_part_of_a_path(
+    app: FastAPI, version: str, stage: str, path: str, status: int
+) -> None:
+    event = event_of("GET", path, b"")
+    event["requestContext"]["stage"] = stage
+    if version == "1.0":
+        del event["rawPath"], event["requestContext"]["http"]
+        event |= {"version": "1.0", "resource": "$default", "path": path, "httpMethod": "GET"}
+    before = json.dumps(event)
+    assert answered(app, event) == status
+    assert json.dumps(event) == before
+
+
+def test_a_rest_apis_paths_have_no_stage_and_stay_as_they_are(app: FastAPI) -> None:
+    event = {
+        "resource": "/{proxy+}", "path": "/v1/tables", "httpMethod": "GET", "headers": {"host": "x"}, "body": None,
+        "requestContext": {"stage": "v1", "path": "/v1/v1/tables", "identity": {"sourceIp": "127.0.0.1"}},
+        "isBase64Encoded": False,
+    }  # fmt: skip
+    assert answered(app, event) == 200
