@@ -205,7 +205,7 @@ def test_the_log_takes_rows_for_the_endpoint(engine: Engine, lake: Path) -> None
 
 def test_the_worker_runs_as_a_lambda_function(engine: Engine, lake: Path) -> None:
     pq.write_table(pa.table({"k": range(1000)}), lake / "t.parquet")
-    task = task_of(lake, payload=stages_of(lake, "SELECT count(*) AS n FROM t", 1).stages[0].plan)
+    task = task_of(lake, payload=stages_of(lake, "SELECT count(*) AS n FROM t", 1).stages[0].plan, deadline_ms=0)
     event = event_of(encode_task(task, SECRET.encode()))
     answer, started_s = invoked(engine, "functions.aws.worker", event, mounted(lake, FIRN_TASK_SECRET=SECRET))
     reply = decode_reply(reply_of(answer), SECRET.encode(), task)
