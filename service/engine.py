@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -38,6 +39,7 @@ from service.parse import Parsed, parse
 from service.planned import Planned
 from service.planner import Planner
 from service.point import point_query, run_point
+from service.progress import telling
 from service.query import Query
 from service.reading import Reading
 from service.snapshots import SnapshotCache
@@ -84,6 +86,7 @@ class Engine:
         self.counts = counts or Counts()
         if fan_out is not None:
             fan_out.counts = self.counts
+            fan_out.telling = partial(telling, kv, clock)
         count_caches(self.counts, footers, self._snapshots, self.models)
         self.late = LateMaterialization()
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
+
+import pyarrow as pa
 
 from service.encode import columns_of
 from service.executor import Executor, describe_crash, interrupted_error
 from service.jobs import FINAL, Job, JobStore, Page, paged
 from service.journal import Entry, Journal
 from service.problems import problem_of
+from service.progress import Tell
 from service.statement import Format, Statement
 from storage.clock import Clock
 from storage.errors import (
@@ -152,7 +156,10 @@ class JobRunner:
         result = await self._executor.run(statement)
         entry.receipt = result.receipt
         pages: list[Page] = []
-        async with aclosing(paged(result.batches, result.schema)) as tables:
+        async with (
+            self._store.telling(statement.statement_id) as tell,
+            aclosing(paged(_told(result.batches, tell), result.schema)) as tables,
+        ):
             async for table in tables:
                 if len(pages) >= _PAGES_MAX:
                     raise LimitError("the result has too many pages; COPY it to files instead", pages_max=_PAGES_MAX)
@@ -204,3 +211,11 @@ class JobRunner:
         for statement_id in list(self._running):
             if await self._was_cancelled(statement_id) and statement_id in self._running:
                 self._stop(statement_id)
+
+
+async def _told(batches: AsyncIterator[pa.RecordBatch], tell: Tell) -> AsyncGenerator[pa.RecordBatch, None]:
+    n_rows = 0
+    async for batch in batches:
+        n_rows += batch.num_rows
+        tell(n_rows, None, "rows of the result")
+        yield batch

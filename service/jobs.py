@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
 from catalog.kv import KV, Entry, Put
-from service.progress import Progress, progress_of
+from service.progress import Progress, Tell, progress_of, telling
 from storage.blobs import Blobs
 from storage.clock import Clock
 from storage.errors import ConflictError, CorruptError, NotFoundError
@@ -137,6 +138,10 @@ class JobStore:
     async def link(self, page: Page, expires_s: int) -> str | None:
         """Return a URL that reads the page without credentials, where the blobs have such."""
         return await self._blobs.presign(page.key, expires_s=expires_s)
+
+    def telling(self, statement_id: str) -> AbstractAsyncContextManager[Tell]:
+        """See `service.progress.telling`."""
+        return telling(self._kv, self._clock, statement_id)
 
     async def with_progress(self, job: Job) -> Job:
         """Return the job with how far it is, if it runs and tells."""

@@ -10,6 +10,7 @@ from typing import Any
 from service.executor import EncodedResult
 from service.metrics import Metrics
 from service.problems import problem_of
+from service.progress import Progress
 from service.statement import Receipt
 from storage.clock import Clock
 from storage.errors import STATUS, FirnlineError
@@ -39,8 +40,8 @@ class Entry:
     sql: str | None = None
     """For the log, where it is to hold statements' texts."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the body of ``GET /v1/statements/{id}``."""
+    def to_dict(self, progress: Progress | None = None) -> dict[str, Any]:
+        """Return the body of ``GET /v1/statements/{id}``; ``progress`` is how far it is, if it tells."""
         found: dict[str, Any] = {
             "statement_id": self.statement_id,
             "state": self.state,
@@ -49,6 +50,7 @@ class Entry:
             "finished_ms": self.finished_ms,
             "receipt": self.receipt.to_dict() if self.receipt and self.state == "succeeded" else None,
             "error": self.problem,
+            "progress": None if progress is None else progress.to_dict(),
         }
         return {key: value for key, value in found.items() if value is not None}
 

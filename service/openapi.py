@@ -348,7 +348,7 @@ def _schemas() -> dict[str, Any]:
                     "properties": {
                         "what": text,
                         "n_done": whole,
-                        "n_total": whole,
+                        "n_total": {"type": ["integer", "null"]},
                         "elapsed_ms": whole,
                         "left_ms": {"type": ["integer", "null"]},
                     },

@@ -26,6 +26,7 @@ from service.jobs import Job, JobStore
 from service.journal import Journal
 from service.metrics import METRICS_TYPE, Metrics
 from service.problems import send_json
+from service.progress import progress_of
 from service.requests import accepted_format, idempotency_header, parse_lookup_request, parse_sql_request, read_body
 from service.statement import Format, KeyLookup, Limits, Receipt, Result, Statement
 from storage.clock import Clock
@@ -173,7 +174,8 @@ class _Routes:
         entry = self._service.journal.find(statement_id)
         if entry is not None and entry.mode == "sync":
             caller.check_owner(entry.owner)
-            await send_json(call.send, entry.to_dict())
+            progress = await progress_of(self._service.kv, statement_id) if entry.finished_ms is None else None
+            await send_json(call.send, entry.to_dict(progress))
             return
         job = await self._job(statement_id, caller)
         await send_json(call.send, job.to_dict() | _links(job) | await self._pages(job))

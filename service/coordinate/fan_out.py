@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -29,6 +29,7 @@ from service.coordinate.tasks import Tasks, measured
 from service.coordinate.terms import Tally, Terms, Workers
 from service.coordinate.verdict import page_of, told
 from service.cost import Estimate, Prices, check_cost, estimate, estimate_stages
+from service.progress import Tell
 from service.statement import Receipt, Statement
 from storage.clock import Clock
 from storage.counts import Counts
@@ -36,6 +37,9 @@ from storage.errors import CorruptError, FirnlineError, LimitError, NotFoundErro
 from storage.stores import RequestCount, Stores
 
 __all__ = ["FanOut", "FanOutOptions"]
+
+Telling = Callable[[str], AbstractAsyncContextManager[Tell]]
+"""Statement id → `service.progress.telling`."""
 
 _log = logging.getLogger("firnline.coordinate")
 
@@ -78,6 +82,8 @@ class FanOut:
         self._invoker: Invoker | None = None
         self.releases = Releases(clock, options.n_cores)
         self.counts = Counts()
+        self.telling: Telling | None = None
+        """Where statements tell how far they are; it is the engine's to say."""
         self._opening = asyncio.Lock()
         self._swept_s: float | None = None
         self._sweeping: asyncio.Task[None] | None = None
@@ -183,7 +189,7 @@ class FanOut:
         run = StageRun(body, None if last.whole else last, invoker, self._clock, terms, tally, self._local)
         n_sent = 0
         try:
-            await run.run()
+            await self._run(run, statement)
             answer = self._answered(run, last, stores, terms.memory_bytes)
             async with aclosing(answer) as batches:
                 async for batch in batches:
@@ -201,6 +207,13 @@ class FanOut:
             if run.untidy or run.stored:
                 await self._clean(stores, terms.results)
             self._count(receipt, tally, stores.count)
+
+    async def _run(self, run: StageRun, statement: Statement) -> None:
+        if self.telling is None:
+            await run.run()
+            return
+        async with self.telling(statement.statement_id) as tell:
+            await run.run(tell)
 
     def _terms(self, statement: Statement) -> Terms:
         now_ms, timeout_ms = self._clock.now_ms(), statement.limits.timeout_ms

@@ -16,7 +16,8 @@ from service.coordinate.pace import Pace
 from service.coordinate.stragglers import Stragglers
 from service.coordinate.terms import Tally, Terms
 from service.coordinate.traced import StageSpans
-from service.coordinate.verdict import page_of, told, verdict
+from service.coordinate.verdict import attempts_of, page_of, told, verdict
+from service.progress import Tell, untold
 from storage.clock import Clock
 from storage.errors import (
     CorruptError,
@@ -73,6 +74,7 @@ class StageRun:
         local: Callable[[Task], Awaitable[Reply]] | None = None,
     ) -> None:  # fmt: skip
         self.board = Board(stages, invoker.limits, [last] if last else ())
+        self._numbers, self._n_tasks = range(len(stages)), sum(stage.n_partitions for stage in stages)
         self.untidy = self.stored = False
         self._local = local
         self._invoker, self._clock, self._terms, self._tally = invoker, clock, terms, tally
@@ -91,8 +93,8 @@ class StageRun:
         self._looked_s = 0.0
         self._dropped: list[asyncio.Task[None]] = []
 
-    async def run(self) -> None:
-        """Run until all tasks have given their rows; may be called again after `lost`.
+    async def run(self, tell: Tell = untold) -> None:
+        """Run until all tasks have given their rows; may be called again after `lost`. ``tell`` takes how far it is.
 
         Raises the error of the first task that failed for good, `StatementTimeoutError` past the deadline. Nothing
         runs any more when it returns or raises.
@@ -100,6 +102,7 @@ class StageRun:
         self._open()
         try:
             while not self.board.done:
+                tell(sum(map(self.board.n_done, self._numbers)), self._n_tasks, "tasks done")
                 self._start()
                 attempt = await self._next()
                 if attempt is not None:
@@ -318,7 +321,8 @@ class StageRun:
         if asks == "page" and self._page_gone(attempt, error):
             return
         job.failed += 1
-        if asks == "fail" or job.failed >= terms.attempts_max:
+        spent = job.failed >= attempts_of(error, terms.attempts_max) and not job.running
+        if asks == "fail" or spent:
             raise self._told(job, error)
         if not job.running:
             self._tally.retries += 1

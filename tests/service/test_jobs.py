@@ -121,6 +121,18 @@ class House:
         return job
 
 
+async def test_rows_that_are_stored_so_far_can_be_asked() -> None:
+    clock = SystemClock()
+    house = House(MemoryKV(clock), MemoryBlobs(clock), clock)
+    await house.submit(PATIENT, "s1")
+    async with asyncio.timeout(10):
+        while (job := await house.store.with_progress(await house.jobs.state("s1"))).progress is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert (job.state, job.progress.what) == ("running", "rows of the result")
+    assert job.progress.n_done > 0
+    assert (await house.jobs.cancel("s1")).state == "cancelled"
+
+
 async def test_expired_statements_and_their_pages_are_swept() -> None:
     clock = SetClock()
     kv, blobs = MemoryKV(clock), MemoryBlobs(clock)
