@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from functions import tracing
 from functions.errors import is_panic, translate
+from functions.invoke.outcome import SMALLER
 from functions.log_context import logged_as
 from functions.session import Session, SessionOptions
 from functions.tasks import Page, Reply, Task, TaskKind, decode_task, encode_reply
@@ -203,6 +204,11 @@ class TaskRunner:
         except TimeoutError:
             if not limit.expired():
                 raise
+            if until_ms and until_ms == ends_ms:
+                raise StatementTimeoutError(
+                    f"the task's time is up: its worker's own limit; {SMALLER}, or give workers more time or memory",
+                    limit="worker_timeout", task=task.id,
+                ) from None  # fmt: skip
             raise StatementTimeoutError(
                 "the task passed its time limit and was stopped; raise timeout_ms or ask for less", task=task.id
             ) from None
@@ -276,7 +282,7 @@ def _others_run() -> bool:
 def _wire(error: BaseException) -> Mapping[str, Any]:
     """Return an error as JSON values."""
     if isinstance(error, MemoryError):
-        error = LimitError("the worker ran out of memory; ask for less at once", limit="memory")
+        error = LimitError(f"the worker ran out of memory; {SMALLER}, or give workers more", limit="worker_memory")
     wire = (error if isinstance(error, FirnlineError) else translate(error)).to_wire()
     facts = {str(name): _fact(value) for name, value in cast(dict[str, Any], wire["facts"]).items()}
     return {**wire, "facts": facts}

@@ -13,7 +13,16 @@ from typing import Any
 
 from functions.invoke import InvokerLimits
 from functions.invoke.http_client import Answer, Client, LostError, TooLongError
-from functions.invoke.outcome import RETRY_AFTER_S, check_message, closed, refused, reply_too_large, seconds, timed_out
+from functions.invoke.outcome import (
+    RETRY_AFTER_S,
+    SMALLER,
+    check_message,
+    closed,
+    refused,
+    reply_too_large,
+    seconds,
+    timed_out,
+)
 from functions.signed import MESSAGE_BYTES_MAX
 from storage.clock import Clock
 from storage.errors import (
@@ -100,7 +109,17 @@ def _error_of(answer: Answer, url: str) -> FirnlineError:
             "the task is larger than the workers, or a gateway before them, take", limit="message_bytes", **facts
         )
     if status == 408:
-        return StatementTimeoutError("the task's time is up at the workers", limit="timeout_ms", **facts)
+        return StatementTimeoutError(
+            f"the task's time is up at the workers; {SMALLER}, or give the workers more time",
+            limit="timeout_ms",
+            **facts,
+        )
+    if status == 504:
+        return UnavailableError(
+            "a gateway before the workers waited in vain: none started in its time, or the task took longer; give the "
+            f"service more time, or {SMALLER}",
+            limit="timeout_ms", **facts,
+        )  # fmt: skip
     if status in (404, 405) or 300 <= status < 500:
         return InvalidError("there are no workers at this URL; check FIRN_FUNCTIONS", **facts)
     return UnavailableError("a worker failed without a reply", **facts)

@@ -8,7 +8,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, ParamValidationError
 
-from functions.invoke.outcome import RETRY_AFTER_S, refused
+from functions.invoke.outcome import RETRY_AFTER_S, SMALLER, refused
 from functions.tasks import DIFFERS
 from storage.errors import (
     STATUS,
@@ -92,7 +92,14 @@ def of_function(answer: Any, function: str) -> FirnlineError:
     if kind == "Function.ResponseSizeTooLarge" or "exceeded maximum allowed payload size" in said:
         return LimitError("the reply is larger than Lambda gives", limit="reply_bytes", **facts)
     if kind == "Sandbox.Timedout" or "Task timed out after" in said:
-        return StatementTimeoutError("the task's time is up: the function's own limit", limit="timeout_ms", **facts)
-    if kind in ("Runtime.OutOfMemory", "MemoryError"):
-        return LimitError("the function ran out of memory; give it more", limit="memory", **facts)
+        return StatementTimeoutError(
+            f"the task's time is up: the function's own limit; {SMALLER}, or give the function more time or memory",
+            limit="worker_timeout", **facts,
+        )  # fmt: skip
+    # A function that passes its memory is mostly said to have been killed, and no more.
+    if kind in ("Runtime.OutOfMemory", "MemoryError") or (kind == "Runtime.ExitError" and "signal: killed" in said):
+        return LimitError(
+            f"the function ran out of memory and was ended; {SMALLER}, or give the function more memory",
+            limit="worker_memory", **facts,
+        )  # fmt: skip
     return UnavailableError("the function failed without a reply", **facts)

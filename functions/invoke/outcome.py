@@ -17,10 +17,12 @@ from storage.errors import (
     from_wire,
 )
 
-__all__ = ["allowed", "check_message", "check_reply", "closed", "refused", "seconds", "timed_out"]
+__all__ = ["SMALLER", "allowed", "check_message", "check_reply", "closed", "refused", "seconds", "timed_out"]
 
 RETRY_AFTER_S = 1.0
 """Where nobody says when to come again."""
+SMALLER = "let the statement have more tasks, of less each (max_tasks, FIRN_TASKS_MAX, FIRN_FUNCTIONS_CONCURRENCY)"
+"""What helps against a worker's limits of memory and time."""
 _TOLD = (InvalidError, LimitError, UnavailableError)
 
 
@@ -57,7 +59,10 @@ def seconds(timeout_ms: int, limits: InvokerLimits) -> float | None:
 def timed_out(timeout_s: float | None, while_: str = "running") -> StatementTimeoutError:
     """Return the error of a task whose time is up."""
     timeout_ms = None if timeout_s is None else round(timeout_s * 1000)
-    return StatementTimeoutError(f"the task's time is up, {while_}", limit="timeout_ms", timeout_ms=timeout_ms)
+    return StatementTimeoutError(
+        f"the task's time is up, {while_}; {SMALLER}, or raise FIRN_FUNCTIONS_TIMEOUT_MS",
+        limit="timeout_ms", timeout_ms=timeout_ms,
+    )  # fmt: skip
 
 
 def closed(name: str) -> UnavailableError:

@@ -16,7 +16,15 @@ from contextlib import suppress
 
 from functions.frames import Kind
 from functions.invoke import InvokerLimits
-from functions.invoke.outcome import check_message, check_reply, closed, refused, seconds, timed_out
+from functions.invoke.outcome import (
+    SMALLER,
+    check_message,
+    check_reply,
+    closed,
+    refused,
+    seconds,
+    timed_out,
+)
 from functions.invoke.process_worker import BROKEN
 from functions.invoke.worker import OpenTasks
 from functions.signed import MESSAGE_BYTES_MAX
@@ -135,7 +143,8 @@ class ProcessInvoker:
                     return receiving.result()
                 if worker.rss_bytes() > self._memory_bytes:
                     raise LimitError(
-                        "the task used more memory than its worker process may and was stopped",
+                        "the task used more memory than its worker process may and was stopped; raise "
+                        f"FIRN_FUNCTIONS_MEMORY, or {SMALLER}",
                         limit="worker_memory_bytes", worker_memory_bytes=self._memory_bytes,
                     )  # fmt: skip
         finally:

@@ -24,7 +24,16 @@ from functools import lru_cache
 from typing import Any
 
 from functions.invoke import InvokerLimits
-from functions.invoke.outcome import allowed, check_message, check_reply, closed, refused, seconds, timed_out
+from functions.invoke.outcome import (
+    SMALLER,
+    allowed,
+    check_message,
+    check_reply,
+    closed,
+    refused,
+    seconds,
+    timed_out,
+)
 from functions.invoke.worker import OpenTasks, RunsTasks
 from functions.signed import MESSAGE_BYTES_MAX
 from storage.errors import FirnlineError, InternalError, InvalidError, LimitError, UnavailableError
@@ -125,7 +134,10 @@ class RayInvoker:
         if self._closed:
             return closed(self.name)
         if names & {"OutOfMemoryError", "ObjectStoreFullError"}:
-            return LimitError("the task ran out of Ray's memory", limit="memory", reason=reason)
+            return LimitError(
+                f"the task ran out of Ray's memory; {SMALLER}, or give Ray's nodes more", limit="worker_memory",
+                reason=reason,
+            )  # fmt: skip
         return UnavailableError("a Ray worker ended without a reply", kind=type(error).__name__, reason=reason)
 
 

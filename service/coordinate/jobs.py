@@ -29,7 +29,7 @@ from functions.index.maintain import Fitted
 from functions.index.models import segment_location
 from functions.tasks import Reply, Task, TaskKind, decode_reply, encode_task
 from service.coordinate.terms import Terms, Workers
-from service.coordinate.verdict import verdict
+from service.coordinate.verdict import attempts_of, verdict
 from storage.clock import Clock
 from storage.errors import CorruptError, FirnlineError, NotFoundError, from_wire
 from storage.stores import Stores
@@ -142,7 +142,8 @@ class Jobs:
                 asks = verdict(error, of_reply=isinstance(error, _ReplyError))
                 slower = asks == "slower"
                 throttled, failed = throttled + slower, failed + (not slower)
-                if asks == "fail" or failed >= terms.attempts_max or throttled >= terms.throttles_max:
+                most = attempts_of(error, terms.attempts_max)
+                if asks == "fail" or failed >= most or throttled >= terms.throttles_max:
                     raise
                 most_s = min(terms.backoff_s * 2.0 ** min(attempt, 16), terms.backoff_max_s)
                 wait_s = self._clock.uniform(most_s / 4, most_s)

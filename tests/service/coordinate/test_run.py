@@ -141,6 +141,46 @@ def test_a_task_that_never_succeeds_fails_the_statement_and_says_which_it_was() 
     assert simulation.workers.calls["0.7"] == 4
 
 
+MEMORY = LimitError("the function ran out of memory", limit="worker_memory")
+LATE = StatementTimeoutError("the function's time is up", limit="worker_timeout")
+
+
+@pytest.mark.parametrize(("error", "attempts"), [(MEMORY, 2), (LATE, 1)])
+def test_a_task_that_ends_at_its_workers_limit_is_not_sent_on_and_on(error: FirnlineError, attempts: int) -> None:
+    def fails(task: Task) -> None:
+        if task.id == "0.7":
+            raise error
+
+    simulation = Simulation([a_stage(0, 50)], fails=fails)
+    with pytest.raises(type(error), match=rf"{error.message}.*task=0\.7 attempts={attempts}"):
+        simulation.run()
+    assert simulation.workers.calls["0.7"] == attempts
+
+
+def test_a_task_that_ran_out_of_memory_once_beside_others_ends() -> None:
+    def fails(task: Task) -> None:
+        if task.attempt == 1:
+            raise MEMORY
+
+    simulation = Simulation([a_stage(0, 10)], fails=fails)
+    assert simulation.run() == _all(0, 10)
+    assert simulation.tally.retries == 10
+
+
+def test_a_copy_of_a_task_whose_time_was_up_may_still_give_its_rows() -> None:
+    def latency_s(task: Task) -> float:
+        return (60.0 if task.attempt == 1 else 100.0) if task.id == "0.5" else 0.5
+
+    def fails(task: Task) -> None:
+        if task.id == "0.5" and task.attempt == 1:
+            raise LATE
+
+    simulation = Simulation([a_stage(0, 20)], latency_s=latency_s, fails=fails)
+    assert simulation.run() == _all(0, 20)
+    assert simulation.tally.hedges_won == 1
+    assert simulation.workers.calls["0.5"] == 2
+
+
 @pytest.mark.parametrize("error", [InvalidError("wrong"), LimitError("too much"), InternalError("a defect")])
 def test_what_will_fail_again_fails_at_once_and_the_rest_is_cancelled(error: FirnlineError) -> None:
     def answers(task: Task) -> Reply | None:
