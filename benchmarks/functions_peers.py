@@ -56,6 +56,7 @@ class TasksPeer(FirnlinePeer):
         settings = super()._settings(lake, tables, s3)
         if self._place is None:
             return settings
+        settings = replace(settings, s3=replace(settings.s3, region="us-east-1"))  # Lambda's, too
         folders = sorted({str(Path(each).parent) for each in tables.values()}) if s3 is None else ["s3://tpch"]
         place, endpoint = start_workers(self._folder, self._place, lake, ",".join(folders), settings.s3)
         access = FunctionAccess(place, SECRET, concurrency=self._concurrency, lambda_endpoint=endpoint)
