@@ -27,7 +27,8 @@ from catalog.kv.counted import CountedKV
 from catalog.tables import Tables
 from functions import tracing
 from functions.index.keep import indexes_due
-from service.compaction import Compaction, CompactionSettings, PassReport, due_shards, indexing_of, watch
+from service.compaction import Compaction, CompactionSettings, PassReport, indexing_of
+from service.compaction_watch import due_shards, watch
 from service.components import access_policy, open_catalog
 from service.coordinate.open import open_jobs
 from service.log.open import open_logs

@@ -68,7 +68,8 @@ async def _compacting(settings: EngineSettings, engine: Engine, logs: LakeLogs) 
         yield
         return
     # Imported here: a process that leaves it to others does not need it.
-    from service.compaction import Compaction, CompactionSettings, background, indexing_of
+    from service.compaction import Compaction, CompactionSettings, indexing_of
+    from service.compaction_watch import background
 
     jobs = engine.jobs
     indexing = indexing_of(engine.stores, engine.kv, engine.clock, settings.lake, engine.models, jobs)

@@ -100,7 +100,7 @@ async def _external(compaction: Compaction, table: str) -> PassReport:
 
 
 async def _watch(compaction: Compaction, settings: CompactionSettings, as_json: bool) -> bool:
-    from service.compaction import watch
+    from service.compaction_watch import watch
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -13,13 +13,11 @@ from service.compaction import (
     Compaction,
     CompactionSettings,
     PassReport,
-    background,
     compact_lake,
-    due_shards,
     flush,
     unfolded,
-    watch,
 )
+from service.compaction_watch import background, due_shards, watch
 from service.compactor import open_compaction
 from service.settings import EngineSettings, LogAccess
 from storage.clock import SystemClock
