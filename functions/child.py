@@ -32,4 +32,13 @@ def serve_parent(arguments: list[str], serve: Callable[[socket.socket], Coroutin
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         return
-    asyncio.run(serve(socket.socket(fileno=fd)))
+    _run()(serve(socket.socket(fileno=fd)))
+
+
+def _run() -> Callable[[Coroutine[Any, Any, None]], None]:
+    """Return what runs a coroutine: uvloop where it is installed, whose turns take less CPU time."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return asyncio.run
+    return uvloop.run

@@ -240,7 +240,12 @@ class _Rewriter:
         return text, self.refs
 
     def _rewritten(self, position: int) -> int | None:
-        rewrite = (self._function, self._changes, self._gaps, self._travel, self._param)
+        token = self.tokens[position]
+        if token.kind == "symbol":
+            return self._param(position) if token.text == ":" else None
+        if token.kind not in ("word", "quoted") or not self._may_be_table(position):
+            return None
+        rewrite = (self._function, self._changes, self._gaps, self._travel)
         return next((behind for each in rewrite if (behind := each(position)) is not None), None)
 
     def _at(self, position: int) -> Token | None:
@@ -257,8 +262,6 @@ class _Rewriter:
         token, opening = self._at(position), self._at(position + 1)
         if token is None or token.kind != "word" or token.name not in FORMATS or opening is None or opening.text != "(":
             return None
-        if not self._may_be_table(position):
-            return None
         argument, closing = self._at(position + 2), self._at(position + 3)
         if argument is None or argument.kind != "string" or closing is None or closing.text != ")":
             raise SqlError(f"write {token.name}('location') with one string", **place(self.sql, token.start))
@@ -268,7 +271,7 @@ class _Rewriter:
     def _changes(self, position: int) -> int | None:
         """``table_changes('[ns.]t', from [, to])`` where a table may stand; returns the position behind it."""
         token, opening = self._at(position), self._at(position + 1)
-        if token is None or token.kind != "word" or token.name != "table_changes" or not self._may_be_table(position):
+        if token is None or token.kind != "word" or token.name != "table_changes":
             return None
         if opening is None or opening.text != "(":
             return None
@@ -287,7 +290,7 @@ class _Rewriter:
     def _gaps(self, position: int) -> int | None:
         """``gap_fill((query), 'time', 'width', …)`` where a table may stand; returns the position behind it."""
         token, opening = self._at(position), self._at(position + 1)
-        if token is None or token.kind != "word" or token.name != "gap_fill" or not self._may_be_table(position):
+        if token is None or token.kind != "word" or token.name != "gap_fill":
             return None
         if opening is None or opening.text != "(":
             return None
@@ -310,7 +313,7 @@ class _Rewriter:
     def _travel(self, position: int) -> int | None:
         """``[ns.]table FOR VERSION AS OF …``; returns the position behind it."""
         first = self._at(position)
-        if first is None or first.kind not in ("word", "quoted") or not self._may_be_table(position):
+        if first is None:
             return None
         end, parts = position + 1, [first]
         while (dot := self._at(end)) is not None and dot.text == "." and len(parts) < 3:
