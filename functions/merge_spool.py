@@ -1,7 +1,7 @@
-"""Files that are merged on read, as a worker reads them: into one Parquet file of its own for each scan of its plan.
+"""Files that are merged on read, as a worker reads them: into one Arrow file of its own for each scan of its plan.
 
-Rows pass by batch, so that memory is that of `ROW_GROUP_BYTES` of rows and of what the reader holds; on the disk they
-take what they would in memory. No statistics are written, and nothing is compressed: the file is read once.
+Rows pass by batch, so that memory is what the reader holds; on the disk they take what they would in memory. Written
+as Parquet they would cost twice the CPU time, and given to the engine in memory several times theirs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from functions.merge_wire import Head, MergePart, opened_head, parts_of
 from functions.plan_proto import decode
@@ -27,7 +26,6 @@ from storage.tables.merge_on_read import Fetch, read_rows
 
 __all__ = ["spool"]
 
-ROW_GROUP_BYTES: Final = 32 << 20
 REMOTE_STREAMS: Final = 4
 """Files of an object store that are read at once: they wait more than they work."""
 
@@ -56,9 +54,8 @@ async def spool(
             continue
         head = opened_head(mark.head)
         parts = list(parts_of(head, (batch for each in inputs[mark.name] for batch in pa.ipc.open_stream(each))))
-        path = scratch.folder / f"{len(found)}.parquet"
-        fetch = _blocking_fetch(stores)
-        await _in_threads(_Writer(path, head), parts, fetch)
+        path = scratch.folder / f"{len(found)}.arrow"
+        await _in_threads(_Writer(path, head), parts, _blocking_fetch(stores))
         found[mark.name] = (str(path), path.stat().st_size)
     return found
 
@@ -92,48 +89,55 @@ class _Writer:
 
     def __init__(self, path: Path, head: Head) -> None:
         self._head = head
-        self._live = pa.field(head.live, pa.bool_())
-        self._schema = pa.schema([*(pa.field(each.name, each.type) for each in head.schema), self._live])
+        self._read = pa.schema([each for each in head.schema if each.name in head.read])
+        self._schema = pa.schema([*(pa.field(each.name, each.type) for each in head.schema), (head.live, pa.bool_())])
         self._lock = threading.Lock()
-        self._rows: list[pa.RecordBatch] = []
-        self._n_bytes = 0
-        self._writer = pq.ParquetWriter(
-            path, self._schema, compression="none", use_dictionary=False, write_statistics=False
-        )
+        self._n_rows = 0
+        self._file = pa.OSFile(str(path), "wb")
+        self._writer = pa.ipc.new_file(self._file, self._schema)
         self.stopped = False
 
     def write(self, part: MergePart, fetch: Fetch) -> None:
         """Add the rows of a part of a file."""
-        for batch in read_rows(fetch, part.snapshot, 0, self._head.schema, part.deletes, part.part):
-            if self.stopped:
-                return
-            live = pa.repeat(pa.scalar(True), batch.num_rows)
+        if self._enough():
+            return
+        for batch in read_rows(fetch, part.snapshot, 0, self._read, part.deletes, part.part):
+            rows = self._whole(batch)
             with self._lock:
-                self._add(pa.RecordBatch.from_arrays([*batch.columns, live], schema=self._schema))
+                if self._enough():
+                    return
+                self._n_rows += rows.num_rows
+                self._put(rows)
 
-    def _add(self, batch: pa.RecordBatch) -> None:
-        self._rows.append(batch)
-        self._n_bytes += batch.nbytes
-        if self._n_bytes >= ROW_GROUP_BYTES:
-            self._flush()
+    def _enough(self) -> bool:
+        return self.stopped or 0 < self._head.rows <= self._n_rows
 
-    def _flush(self) -> None:
-        rows, self._rows, self._n_bytes = self._rows, [], 0
+    def _whole(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        n_rows = batch.num_rows
+        columns = [
+            batch.column(field.name) if field.name in self._head.read else pa.nulls(n_rows, field.type)
+            for field in self._head.schema
+        ]
+        return pa.RecordBatch.from_arrays([*columns, pa.repeat(pa.scalar(True), n_rows)], schema=self._schema)
+
+    def _put(self, rows: pa.RecordBatch) -> None:
         try:
-            self._writer.write_table(pa.Table.from_batches(rows, self._schema))
+            self._writer.write_batch(rows)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
             raise LimitError(
-                "the worker's disk has no room for the rows of files with deleted rows; give it more, or compact the "
-                "table", limit="disk",
+                "the worker's disk has no room for the rows of files that are merged on read; give it more, or compact "
+                "the table", limit="disk",
             ) from None  # fmt: skip
 
     def close(self) -> None:
-        """Finish the file."""
-        if self._rows and not self.stopped:
-            self._flush()
-        self._writer.close()
+        """Finish the file, or leave it as it is where its rows are wanted no more."""
+        try:
+            if not self.stopped:
+                self._writer.close()
+        finally:
+            self._file.close()
 
 
 def _blocking_fetch(stores: Stores) -> Fetch:

@@ -1,7 +1,8 @@
 """What a worker is told of files that are merged on read: a head for each scan, and a row for each part of a file.
 
-The head goes in the plan, as JSON: version, the columns that are wanted (an Arrow schema with the metadata by which
-columns are found in files, in base64), and how they are found. The rows are pages like any other, with columns `PARTS`:
+The head goes in the plan, as JSON: version, the columns that the scan has (an Arrow schema with the metadata by which
+columns are found in files, in base64), which of them are read, how they are found, and how many rows are enough. The
+rows are pages like any other, with columns `PARTS`:
 
 ========================  ==========================================================================================
 location, size, format    of the data file
@@ -46,12 +47,16 @@ _MATCHINGS: Final = frozenset(("name", "field_id", "physical_name"))
 class Head:
     """What is the same for all files of a scan.
 
-    schema : the columns that are wanted
-    live : the column beside them that is true in every row
+    schema : the columns that the scan has
+    read : those that are wanted; the others are NULL
+    live : the column behind them that is true in every row
+    rows : that each task has to give, if there are as many; 0: all
     """
 
     schema: pa.Schema
+    read: frozenset[str]
     live: str
+    rows: int
     matching: Matching
     name_mapping: Mapping[str, int] | None
 
@@ -65,14 +70,16 @@ class MergePart:
     part: tuple[int, int]
 
 
-def head_of(merged: MergedFiles, wanted: Iterable[str]) -> dict[str, Any]:
-    """Return the head of a scan of those columns, as JSON values."""
-    snapshot, names = merged.snapshot, frozenset(wanted)
+def head_of(merged: MergedFiles, names: Sequence[str], wanted: Sequence[str]) -> dict[str, Any]:
+    """Return the head of a scan of columns ``names`` of which some are wanted, as JSON values."""
+    snapshot = merged.snapshot
     schema = pa.schema([each for each in snapshot.schema if each.name in names])
     return {
         "version": VERSION,
         "schema": base64.b64encode(schema.serialize().to_pybytes()).decode(),
+        "read": list(wanted),
         "live": merged.live,
+        "rows": 0,
         "matching": snapshot.matching,
         "name_mapping": None if snapshot.name_mapping is None else dict(snapshot.name_mapping),
     }
@@ -89,7 +96,10 @@ def opened_head(values: Mapping[str, Any]) -> Head:
         schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values["schema"])))
         if values["matching"] not in _MATCHINGS:
             raise ValueError(values["matching"])
-        return Head(schema, str(values["live"]), values["matching"], values["name_mapping"])
+        return Head(
+            schema, frozenset(map(str, values["read"])), str(values["live"]), int(values["rows"]), values["matching"],
+            values["name_mapping"],
+        )  # fmt: skip
     except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise CorruptError("the head of files to merge does not decode", reason=repr(error)[:200]) from None
 

@@ -19,7 +19,6 @@ from typing import Final
 from functions.plan_constants import NULL, Constant, constant_of
 from functions.plan_proto import Kind, Node, fields_of, join_fields
 from functions.stage_leaf import interleaved
-from functions.stage_mark import mark_of
 
 __all__ = ["Buckets", "FileBucket", "aligned", "aligned_by", "file_bytes", "is_aligned"]
 
@@ -119,7 +118,7 @@ def _scans(node: Node, column: int) -> Iterator[tuple[Node, _Column] | None]:
             yield from _scans(node.inputs[0], kept[column] if kept else column)
     elif node.kind == Kind.PROJECTION:
         yield from _projected(node, column)
-    elif node.kind == Kind.PARQUET_SCAN and mark_of(node) is None:
+    elif node.kind == Kind.PARQUET_SCAN:
         yield _scanned(node, column)
     else:
         yield None
@@ -143,7 +142,7 @@ def _projected(node: Node, column: int) -> Iterator[tuple[Node, _Column] | None]
 def _leaves(node: Node) -> Iterator[Node | None]:
     """Yield all scans below a chain; None for what is none."""
     if node.kind == Kind.PARQUET_SCAN:
-        yield node if mark_of(node) is None else None
+        yield node
     elif node.kind in _PLAIN or node.kind in (Kind.UNION, Kind.FILTER, Kind.PROJECTION):
         for child in node.inputs:
             yield from _leaves(child)

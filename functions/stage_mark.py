@@ -38,7 +38,7 @@ class ScanMark:
 
 def mark_of(node: Node) -> ScanMark | None:
     """Return the mark of a scan of files to merge; None for any other node. Raises `CorruptError`."""
-    marks = node.data(_MARK) if node.kind == Kind.PARQUET_SCAN else ()
+    marks = node.data(_MARK) if node.kind == Kind.ARROW_SCAN else ()
     if not marks:
         return None
     try:
