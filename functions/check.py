@@ -68,8 +68,9 @@ async def check(
     entries = await _entries(Tables(kv, clock), findings)
     tables: list[CheckedTable] = []
     for number, entry in enumerate(entries, 1):
-        progress(f"table {number} of {len(entries)}: {entry.namespace}.{entry.name}")
-        tables.append(await check_table(stores, entry, deep=deep))
+        about = f"table {number} of {len(entries)}: {entry.namespace}.{entry.name}"
+        progress(about)
+        tables.append(await check_table(stores, entry, deep=deep, progress=_files(progress, about)))
     logs: dict[int, CheckedLog] = {}
     for shard in await _shards(stores, lake, marks):
         progress(f"log {shard}")
@@ -92,6 +93,10 @@ async def check(
     counts["tables"] = len(entries)
     order: dict[str, int] = {"error": 0, "warning": 1, "note": 2}
     return Report(tuple(sorted(findings, key=lambda each: order[each.severity])), dict(counts))
+
+
+def _files(progress: Progress, about: str) -> Callable[[int, int], None]:
+    return lambda n_done, n_total: progress(f"{about}: {n_done:,} of {n_total:,} files")
 
 
 async def _entries(tables: Tables, findings: list[Finding]) -> list[TableEntry]:

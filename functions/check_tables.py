@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import posixpath
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -45,8 +46,11 @@ class CheckedTable:
         self.findings.append(Finding("error", f"{self.name}: {where}", what, remedy))
 
 
-async def check_table(stores: Stores, entry: TableEntry, *, deep: bool = False) -> CheckedTable:
-    """Verify one table; what is wrong becomes a finding."""
+async def check_table(
+    stores: Stores, entry: TableEntry, *, deep: bool = False,
+    progress: Callable[[int, int], None] = lambda _done, _of: None,
+) -> CheckedTable:  # fmt: skip
+    """Verify one table; what is wrong becomes a finding. ``progress`` is told how many of its files are looked at."""
     found = CheckedTable(entry)
     try:
         snapshot = await newest_snapshot(stores, entry)
@@ -58,7 +62,15 @@ async def check_table(stores: Stores, entry: TableEntry, *, deep: bool = False) 
         _check_schema(found, snapshot)
     gate = asyncio.Semaphore(_AT_ONCE)
     files = snapshot.files
-    await asyncio.gather(*(_check_file(stores, snapshot, n, found, gate, deep) for n in range(len(files))))
+    n_done = 0
+
+    async def one(number: int) -> None:
+        nonlocal n_done
+        await _check_file(stores, snapshot, number, found, gate, deep)
+        n_done += 1
+        progress(n_done, len(files))
+
+    await asyncio.gather(*map(one, range(len(files))))
     found.findings.sort(key=lambda each: each.where)
     found.counts["files"] += len(files)
     found.counts["file_bytes"] += int(files.sizes.sum())

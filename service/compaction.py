@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import partial
 
 from catalog.indexes import Indexes
 from catalog.kv import KV
@@ -40,6 +41,7 @@ from storage.stores import Stores, join, normalize
 __all__ = [
     "Compaction",
     "CompactionSettings",
+    "PassProgress",
     "PassReport",
     "Unfolded",
     "compact_lake",
@@ -144,6 +146,20 @@ class PassReport:
 
 
 @dataclass(frozen=True, slots=True)
+class PassProgress:
+    """Who is told how far a pass is.
+
+    fold : of each table that was folded
+    merge : table, and how many of its files are merged of how many
+    index : index, and how many of the table's files are indexed of how many
+    """
+
+    fold: Progress | None = None
+    merge: IndexProgress | None = None
+    index: IndexProgress | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Unfolded:
     """What of a log is in the object store and not in the tables. ``oldest_ms`` is None if there is nothing."""
 
@@ -167,8 +183,7 @@ async def compact_lake(
     settings: CompactionSettings | None = None,
     *,
     shards: Collection[int] | None = None,
-    progress: Progress | None = None,
-    index_progress: IndexProgress | None = None,
+    progress: PassProgress | None = None,
     every_index: bool = True,
 ) -> PassReport:
     """Fold the logs, or those of ``shards``, merge small files of the tables that got rows, index, and sweep.
@@ -182,19 +197,20 @@ async def compact_lake(
     """
     started_s, report = compaction.clock.monotonic_s(), PassReport()
     with tracing.span("compaction"):
-        await _pass(compaction, settings or CompactionSettings(), report, shards, progress, index_progress, every_index)
+        told = progress or PassProgress()
+        await _pass(compaction, settings or CompactionSettings(), report, shards, told, every_index)
     report.wall_s = compaction.clock.monotonic_s() - started_s
     return report
 
 
 async def _pass(
     compaction: Compaction, settings: CompactionSettings, report: PassReport, shards: Collection[int] | None,
-    progress: Progress | None, index_progress: IndexProgress | None, every_index: bool,
+    progress: PassProgress, every_index: bool,
 ) -> None:  # fmt: skip
     parts = (compaction.stores, compaction.logs, compaction.tables, compaction.clock)
     for shard in sorted(await lake_shards(compaction) if shards is None else shards):
         with tracing.span("fold", {"firnline.shard": shard}) as span:
-            await fold_shard(*parts, shard, settings.fold, report.fold, progress)
+            await fold_shard(*parts, shard, settings.fold, report.fold, progress.fold)
             span.set({f"firnline.{name}": n for name, n in report.fold.total.items()})
         with tracing.span("sweep", {"firnline.shard": shard}):
             await _sweep(compaction, shard, report)
@@ -203,10 +219,10 @@ async def _pass(
     for name in report.fold.by_table:
         if name in entries:
             with tracing.span("merge", {"firnline.table": name}):
-                await _merge(compaction, entries[name], settings.merge_files_min, settings.compact, report)
+                await _merge(compaction, entries[name], settings.merge_files_min, settings.compact, report, progress)
     await index_tables(
         compaction, list(report.fold.by_table), report, sweep_left=True,
-        every=every_index, progress=index_progress,
+        every=every_index, progress=progress.index,
     )  # fmt: skip
     await sweep_left(compaction, report)
 
@@ -226,17 +242,16 @@ async def compact_tables(
     settings: CompactionSettings | None = None,
     *,
     files_min: int = 2,
-    progress: Progress | None = None,
-    index_progress: IndexProgress | None = None,
+    progress: PassProgress | None = None,
 ) -> PassReport:
     """Fold the records of some tables, merge their small files, and index. Raises what stops a fold."""
-    settings = settings or CompactionSettings()
+    settings, told = settings or CompactionSettings(), progress or PassProgress()
     parts = (compaction.stores, compaction.logs, compaction.tables, compaction.clock)
-    report = PassReport(await fold_tables(*parts, wanted, settings.fold, progress))
+    report = PassReport(await fold_tables(*parts, wanted, settings.fold, told.fold))
     for entry in wanted:
-        await _merge(compaction, entry, files_min, settings.compact, report)
+        await _merge(compaction, entry, files_min, settings.compact, report, told)
     names = [f"{entry.namespace}.{entry.name}" for entry in wanted]
-    await index_tables(compaction, names, report, progress=index_progress)
+    await index_tables(compaction, names, report, progress=told.index)
     return report
 
 
@@ -285,13 +300,17 @@ async def lake_shards(compaction: Compaction) -> set[int]:
 
 
 async def _merge(
-    compaction: Compaction, entry: TableEntry, files_min: int, settings: CompactSettings, report: PassReport
-) -> None:
+    compaction: Compaction, entry: TableEntry, files_min: int, settings: CompactSettings, report: PassReport,
+    progress: PassProgress,
+) -> None:  # fmt: skip
     name = f"{entry.namespace}.{entry.name}"
     bounded = CompactSettings(files_min, settings.bins_max, settings.attempts_max, settings.layout)
     try:
         merging = None if compaction.jobs is None else await compaction.jobs.merging()
-        merged = await optimize(compaction.stores, compaction.tables, compaction.clock, entry, bounded, merging=merging)
+        merged = await optimize(
+            compaction.stores, compaction.tables, compaction.clock, entry, bounded, merging=merging,
+            progress=None if progress.merge is None else partial(progress.merge, name),
+        )  # fmt: skip
     except FirnlineError as error:
         report.errors[name] = error
         return

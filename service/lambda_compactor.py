@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from functions.fold_log import TableFold
-from service.compaction import PassReport, compact_lake
+from service.compaction import PassProgress, PassReport, compact_lake
 from service.compactor import open_compaction, summary
 from service.lambda_endpoint import Context, left_ms
 from service.settings import EngineSettings
@@ -55,7 +55,7 @@ class LambdaCompactor:
         """Return the report, or None when the time was up; ``folds`` has what was done by then."""
         try:
             async with asyncio.timeout(left_s) as limit, open_compaction(self._settings, self._clock) as compaction:
-                return await compact_lake(compaction, progress=folds.append)
+                return await compact_lake(compaction, progress=PassProgress(fold=folds.append))
         except TimeoutError:
             if not limit.expired():
                 raise

@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -28,8 +28,9 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 @click.option("--lake", "-l", "option", metavar="DIR_OR_URL", help="The same.  [default: $FIRN_LAKE or ./lake]")
 @click.option("--deep", is_flag=True, help="Decode every page of every data file, and every row of the log.")
 @click.option("--json", "as_json", is_flag=True, help="Write the report as JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="Do not tell how far it is.")
 @guarded
-def check(lake: str | None, option: str | None, deep: bool, as_json: bool) -> None:
+def check(lake: str | None, option: str | None, deep: bool, as_json: bool, quiet: bool) -> None:
     """Verify a lake and say what is wrong and what to do: every segment of the log, what is marked as folded, the
     catalog against the tables' own metadata, and that every live data file is there and reads.
 
@@ -42,7 +43,8 @@ def check(lake: str | None, option: str | None, deep: bool, as_json: bool) -> No
       firn check ./lake --json
     """
     settings = settings_for(lake or option)
-    report = asyncio.run(_run(settings, deep))
+    terminal = sys.stderr if sys.stderr.isatty() and not quiet else None
+    report = asyncio.run(_run(settings, deep, _Line(terminal)))
     if as_json:
         document = {"sound": report.sound, "counts": dict(report.counts)}
         click.echo(json.dumps(document | {"findings": [asdict(each) for each in report.findings]}, indent=2))
@@ -52,7 +54,7 @@ def check(lake: str | None, option: str | None, deep: bool, as_json: bool) -> No
         sys.exit(FAILED)
 
 
-async def _run(settings: Settings, deep: bool) -> Report:
+async def _run(settings: Settings, deep: bool, line: _Line) -> Report:
     from functools import partial
 
     from firnline.opening import engine_settings
@@ -74,8 +76,9 @@ async def _run(settings: Settings, deep: bool) -> Report:
     kv = await open_catalog(engine, clock, stores)
     try:
         journals = partial(_journal, lake)
-        return await run(stores, kv, clock, lake, deep=deep, journals=journals, progress=_progress)
+        return await run(stores, kv, clock, lake, deep=deep, journals=journals, progress=line.show)
     finally:
+        line.clear()
         await kv.close()
         await stores.close()
 
@@ -96,14 +99,22 @@ def _journal(lake: str, shard: int, state: LogsState) -> JournalFile | None:
     return JournalFile(path, f"{state.shards.lake_id}/{shard}")
 
 
-def _progress(line: str) -> None:
-    if sys.stderr.isatty():
-        click.echo(f"\r\x1b[2K{line[:100]}", nl=False, err=True)
+class _Line:
+    """What is looked at now, on a terminal; None: nowhere."""
+
+    def __init__(self, terminal: TextIO | None) -> None:
+        self._terminal = terminal
+
+    def show(self, text: str) -> None:
+        if self._terminal is not None:
+            self._terminal.write(f"\r\x1b[2K{text[:100]}")
+            self._terminal.flush()
+
+    def clear(self) -> None:
+        self.show("")
 
 
 def _show(report: Report) -> None:
-    if sys.stderr.isatty():
-        click.echo("\r\x1b[2K", nl=False, err=True)
     for finding in report.findings:
         mark = click.style(f"{finding.severity:<8}", fg=_COLOURS[finding.severity])
         click.echo(f"{mark} {finding.where}\n         {finding.what}\n         → {finding.remedy}")

@@ -16,7 +16,7 @@ from storage.errors import InvalidError, UnavailableError
 
 if TYPE_CHECKING:
     from functions.fold_log import TableFold
-    from service.compaction import Compaction, CompactionSettings, PassReport
+    from service.compaction import Compaction, CompactionSettings, PassProgress, PassReport
     from service.settings import EngineSettings
 
 __all__ = ["compact"]
@@ -30,8 +30,9 @@ __all__ = ["compact"]
     "--interval", type=Duration(), default="10s", show_default=True, metavar="DURATION", help="Between two passes."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON, one object a pass.")
+@click.option("--quiet", "-q", is_flag=True, help="Do not tell how far it is.")
 @guarded
-def compact(table: str | None, lake: str | None, watch: bool, interval: int, as_json: bool) -> None:
+def compact(table: str | None, lake: str | None, watch: bool, interval: int, as_json: bool, quiet: bool) -> None:
     """Fold acknowledged rows into their tables' files, so that any Delta or Iceberg reader sees them.
 
     Small files are merged, and the tables' indexes are brought in step, those of external tables too.
@@ -55,47 +56,50 @@ def compact(table: str | None, lake: str | None, watch: bool, interval: int, as_
     from dataclasses import replace
 
     engine = replace(engine_settings(settings.lake, settings), create=False)
-    if not asyncio.run(_run(engine, table, interval / 1000 if watch else None, as_json)):
+    if not asyncio.run(_run(engine, table, interval / 1000 if watch else None, as_json, quiet)):
         sys.exit(FAILED)
 
 
-async def _run(engine: EngineSettings, table: str | None, interval_s: float | None, as_json: bool) -> bool:
+async def _run(engine: EngineSettings, table: str | None, interval_s: float | None, as_json: bool, quiet: bool) -> bool:
     """Return whether every table could be folded."""
-    from service.compaction import CompactionSettings
+    from service.compaction import CompactionSettings, PassProgress
     from service.compactor import open_compaction
 
     async with open_compaction(engine) as compaction:
         if interval_s is None:
             settings = CompactionSettings(merge_files_min=2)
-            report = await _once(compaction, settings, table)
+            progress = PassProgress(_failed) if quiet else PassProgress(_folded, _merged, _indexed)
+            report = await _once(compaction, settings, table, progress)
             _show(report, as_json)
             return not report.errors
         return await _watch(compaction, CompactionSettings(interval_s=interval_s), as_json)
 
 
-async def _once(compaction: Compaction, settings: CompactionSettings, table: str | None) -> PassReport:
+async def _once(
+    compaction: Compaction, settings: CompactionSettings, table: str | None, progress: PassProgress
+) -> PassReport:
     from service.compaction import compact_lake, compact_tables, flush
 
     namespace, _, name = table.rpartition(".") if table is not None else ("", "", "")
     entry = await compaction.tables.get(namespace or "default", name) if table is not None else None
     if entry is not None and entry.managed is None:
-        return await _external(compaction, f"{entry.namespace}.{entry.name}")
+        return await _external(compaction, f"{entry.namespace}.{entry.name}", progress)
     try:
         await flush(compaction, None if entry is None or entry.managed is None else [entry.managed.shard])
     except UnavailableError as error:
         click.echo(f"rows that are not in the object store yet are left for later: {error}", err=True)
     if entry is not None:
-        return await compact_tables(compaction, [entry], settings, progress=_progress, index_progress=_index_progress)
-    return await compact_lake(compaction, settings, progress=_progress, index_progress=_index_progress)
+        return await compact_tables(compaction, [entry], settings, progress=progress)
+    return await compact_lake(compaction, settings, progress=progress)
 
 
-async def _external(compaction: Compaction, table: str) -> PassReport:
+async def _external(compaction: Compaction, table: str, progress: PassProgress) -> PassReport:
     """Refresh the indexes of a table whose files are someone else's."""
     from service.compaction import PassReport, index_tables
 
     click.echo(f"{table} is external: its files are left as they are, and only its indexes are refreshed", err=True)
     report = PassReport()
-    await index_tables(compaction, [table], report, progress=_index_progress)
+    await index_tables(compaction, [table], report, progress=progress.index)
     return report
 
 
@@ -121,16 +125,26 @@ async def _watch(compaction: Compaction, settings: CompactionSettings, as_json: 
     return True
 
 
-def _progress(done: TableFold) -> None:
-    folded = done.folded
+def _failed(done: TableFold) -> None:
     if done.error is not None:
         click.echo(f"{done.table}: {type(done.error).__name__}: {done.error}", err=True)
-    elif folded.committed is not None:
+
+
+def _folded(done: TableFold) -> None:
+    _failed(done)
+    folded = done.folded
+    if done.error is None and folded.committed is not None:
         files = f"+{folded.n_files} -{folded.n_files_removed} files"
         click.echo(f"{done.table}: {folded.n_rows:,} rows, {files}, {_size(folded.n_bytes_written)}", err=True)
 
 
-def _index_progress(index: str, done: int, of: int) -> None:
+def _merged(table: str, done: int, of: int) -> None:
+    # Told before each commit, which may be of many files, and once at the end.
+    if done:
+        click.echo(f"{table}: {done:,} of {of:,} files merged", err=True)
+
+
+def _indexed(index: str, done: int, of: int) -> None:
     # A line for each tenth: an index of many files takes a while.
     if done == of or done * 10 // of > (done - 1) * 10 // of:
         click.echo(f"{index}: {done:,} of {of:,} files indexed", err=True)

@@ -43,6 +43,29 @@ def test_compact_folds_everything_and_says_what_it_did(tmp_path: Path, runner: C
     assert again.stdout == "nothing to fold\n"
 
 
+def test_it_tells_how_far_it_is_unless_it_is_to_be_quiet(tmp_path: Path, runner: CliRunner) -> None:
+    for name, quiet, told in (
+        ("loud", [], ["default.t: 2 rows, +1 -0 files", "default.t: 2 of 2 files merged"]),
+        ("quiet", ["--quiet"], []),
+    ):
+        folder = tmp_path / name
+        lake_with_rows(folder)
+        assert runner.invoke(firn, ["compact", "k", "--lake", str(folder)]).exit_code == 0
+
+        async def fill(folder: Path = folder) -> None:
+            async with open_lake(folder) as lake:
+                await lake.table("DELETE FROM t WHERE id = 0")  # folds
+                await lake.table("INSERT INTO t VALUES (3, 'c'), (4, 'd')")
+
+        anyio.run(fill)
+        done = runner.invoke(firn, ["compact", "t", "--lake", str(folder), *quiet])
+        assert done.exit_code == 0
+        assert "merged 2 files into 1" in done.stdout
+        lines = done.stderr.splitlines()
+        assert len(lines) == len(told)
+        assert all(map(str.startswith, lines, told))
+
+
 def test_compact_of_one_table_leaves_the_others(tmp_path: Path, runner: CliRunner) -> None:
     lake_with_rows(tmp_path)
     done = runner.invoke(firn, ["compact", "k", "--lake", str(tmp_path), "--json"])

@@ -12,7 +12,7 @@ from catalog.indexes import IndexEntry
 from functions.index.columns import index_columns
 from functions.index.keep import indexes_due, keep_indexes
 from functions.newest import newest_snapshot
-from service.compaction import Compaction, CompactionSettings, compact_lake, indexing_of
+from service.compaction import Compaction, CompactionSettings, PassProgress, compact_lake, indexing_of
 from service.compactor import compactor_process
 from service.settings import EngineSettings
 from tests.support.compacting import eventually
@@ -39,7 +39,7 @@ async def test_a_pass_indexes_what_changed_and_goes_on_with_what_was_killed(tmp_
         indexing = indexing_of(engine.stores, engine.kv, engine.clock, engine.lake)
         compaction = Compaction(engine.stores, engine.logs, engine.tables, engine.clock, engine.lake, indexing=indexing)
         await (await engine.logs.log(0)).flush()
-        report = await compact_lake(compaction, index_progress=lambda *_told: None)
+        report = await compact_lake(compaction, progress=PassProgress(index=lambda *_told: None))
         assert not report.errors
         assert {table: sorted(found) for table, found in report.indexed.refreshed.items()} == {
             "default.k": ["primary"],
