@@ -28,3 +28,13 @@ async def test_a_plan_that_runs_sees_nothing_of_how_another_is_made_to_be_cut(tm
             batches = [batch async for batch in stream(context, plan)]
             assert pa.Table.from_batches(batches).to_pylist() == [{"value": value}]
         session._set_cut(0, None)
+
+
+async def test_a_condition_of_an_aggregate_that_stands_twice_is_no_error_of_the_engine(tmp_path: Path) -> None:
+    async with open_lake(tmp_path) as lake:
+        lake.write("t.parquet", {"b": [True, False, None], "x": [1, 3, 5], "y": [2, 4, 6]})
+        table = f"parquet('{tmp_path}/t.parquet')"
+        chosen = "CASE WHEN b IS NOT TRUE THEN x ELSE y END"
+        assert await lake.rows(f"SELECT max({chosen}) FILTER (WHERE b IS NOT TRUE) FROM {table}") == [(5,)]
+        summed = f"SELECT {chosen} AS c, sum({chosen}) FROM {table} GROUP BY {chosen} ORDER BY c"
+        assert await lake.rows(summed) == [(2, 2), (3, 3), (5, 5)]
