@@ -16,7 +16,7 @@ from storage.errors import (
     UnsupportedError,
 )
 
-__all__ = ["did_not_happen", "final_error", "token_is_stale"]
+__all__ = ["did_not_happen", "final_error", "is_from_etcd", "token_is_stale"]
 
 _REFUSED = ("etcdserver: no leader", "etcdserver: too many requests")
 """Said before the request is looked at, so it has not happened and can be sent again."""
@@ -44,6 +44,11 @@ def token_is_stale(details: str) -> bool:
 def did_not_happen(details: str) -> bool:
     """Whether the request was definitely not executed, and may be sent again as it is."""
     return any(text in details for text in _REFUSED) or token_is_stale(details)
+
+
+def is_from_etcd(details: str) -> bool:
+    """Whether a member said this itself, rather than grpc of a member that said nothing."""
+    return details.startswith("etcdserver: ")
 
 
 def final_error(code: str, details: str) -> FirnlineError | None:

@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from catalog.kv.etcd_errors import did_not_happen, final_error, token_is_stale
+from catalog.kv.etcd_errors import did_not_happen, final_error, is_from_etcd, token_is_stale
 from catalog.kv.etcd_stubs import load_etcdrpc
 from storage.clock import Clock
 from storage.errors import IndeterminateError, InvalidError, UnavailableError
@@ -44,6 +44,9 @@ _PAUSE_MAX_S = 0.4
 _READY_POLL_S = 0.002
 _CLOSE_S = 0.05
 _AWAY_DEADLINE_S = 1.0
+_AGAIN_S = 0.5
+_AGAIN_DEADLINE_S = 0.25
+"""A statement asks several times: what it asks right after a question that nobody answered is asked briefly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,9 @@ class EtcdOptions:
     try_timeout_ms : of the first try; doubled whenever a try runs out of time
     deadline_ms : of a call, all tries together; after a call that nobody answered, the next ones give up after a
         second or one try of each member, until one is answered
+    silence_ms : of a call that may be repeated, while no member gives a sign of life: whoever reads hears soon that
+        etcd is away. A new connection is one, and so is an answer such as that there is no leader: elections are
+        waited for
     """
 
     namespace: str = "firn"
@@ -67,6 +73,7 @@ class EtcdOptions:
     password: str | None = field(default=None, repr=False)
     try_timeout_ms: int = 500
     deadline_ms: int = 8_000
+    silence_ms: int = 2_500
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]{1,64}", self.namespace, re.ASCII):
@@ -94,6 +101,10 @@ class Member:
         self.watches = rpc.WatchStub(channel)
         self.auth = rpc.AuthStub(channel)
         self._channel = channel
+
+    def is_connected(self) -> bool:
+        """Whether there is a connection, as far as is known."""
+        return self._channel.get_state() is grpc.ChannelConnectivity.READY
 
     async def is_ready(self, timeout_s: float) -> bool:
         """Whether there is a connection; waits for one under way, not for a second try after a failure."""
@@ -136,6 +147,7 @@ class Members:
         self._token: str | None = None
         self._closed = False
         self._away = False
+        self._away_s = float("-inf")
 
     @property
     def try_timeout_s(self) -> float:
@@ -193,38 +205,47 @@ class Members:
             await asyncio.sleep(_CLOSE_S)
 
     async def _call(self, send: Send, *, authenticated: bool, repeatable: bool) -> Reply:
-        give_up_s = self._clock.monotonic_s() + self._deadline_s()
+        asked_s = self._clock.monotonic_s()
+        again = repeatable and asked_s - self._away_s < _AGAIN_S
+        whole_s, silent_s = self._deadlines_s(repeatable, again)
+        give_up_s = asked_s + silent_s
         timeout_s, doubtful, cause, n_tries = self.try_timeout_s, False, "no connection", 0
         while (left_s := give_up_s - self._clock.monotonic_s()) > 0:
             member, n_tries = self.current(), n_tries + 1
+            connected = member.is_connected()
             if await member.is_ready(min(timeout_s, left_s)):
+                give_up_s = give_up_s if connected else asked_s + whole_s
                 try:
                     metadata = await self.metadata() if authenticated else ()
                     message = await send(member, min(timeout_s, left_s), metadata)
-                    self._away = False
+                    self._away, self._away_s = False, float("-inf")
                     return Reply(message, doubtful)
                 except grpc.aio.AioRpcError as error:
                     code, cause = error.code().name, error.details() or ""
                     self._raise_if_final(code, cause, doubtful and not repeatable)
                     self.forget_token(cause)
                     doubtful = doubtful or not did_not_happen(cause)
+                    give_up_s = asked_s + whole_s if is_from_etcd(cause) else give_up_s
                     timeout_s *= 2 if code == "DEADLINE_EXCEEDED" else 1
                 except UnavailableError as error:
                     cause = error.message  # no token to be had
             self.move_on(member)
-            await asyncio.sleep(self._pause_s(n_tries))
-        self._away = True
+            if again and n_tries >= len(self._endpoints):
+                break
+            await asyncio.sleep(min(self._pause_s(n_tries), max(0.0, give_up_s - self._clock.monotonic_s())))
+        self._away, self._away_s = True, self._clock.monotonic_s()
         facts = {"endpoints": ",".join(self._endpoints), "tries": n_tries, "cause": cause}
         if doubtful and not repeatable:
             raise IndeterminateError("etcd did not answer; the request may or may not have happened", **facts)
         raise UnavailableError("etcd did not answer; see that the members run and can be reached", **facts)
 
-    def _deadline_s(self) -> float:
-        """A statement asks several times; it shall not wait for the whole deadline each time."""
+    def _deadlines_s(self, repeatable: bool, again: bool) -> tuple[float, float]:
+        """Return how long a call is tried in all, and how long while nobody gives a sign of life."""
         whole_s = self._options.deadline_ms / 1000
         if not self._away:
-            return whole_s
-        return min(whole_s, max(_AWAY_DEADLINE_S, len(self._endpoints) * self.try_timeout_s))
+            return whole_s, min(whole_s, self._options.silence_ms / 1000) if repeatable else whole_s
+        whole_s = min(whole_s, max(_AWAY_DEADLINE_S, len(self._endpoints) * self.try_timeout_s))
+        return whole_s, min(whole_s, _AGAIN_DEADLINE_S) if again else whole_s
 
     def _raise_if_final(self, code: str, details: str, in_doubt: bool) -> None:
         error = final_error(code, details)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from catalog.kv.etcd_errors import did_not_happen, final_error, token_is_stale
+from catalog.kv.etcd_errors import did_not_happen, final_error, is_from_etcd, token_is_stale
 from catalog.kv.etcd_members import EtcdOptions
 from catalog.kv.etcd_stubs import load_etcdrpc
 from storage.errors import (
@@ -90,6 +90,13 @@ def test_an_error_that_may_pass_is_sent_again_and_doubted_unless_known(
 ) -> None:
     assert final_error(code, details) is None
     assert did_not_happen(details) is happened_not
+
+
+def test_what_a_member_says_is_a_sign_of_life_and_what_grpc_says_of_it_is_none() -> None:
+    assert is_from_etcd("etcdserver: no leader")
+    assert is_from_etcd("etcdserver: leader changed")
+    assert not is_from_etcd("Deadline Exceeded")
+    assert not is_from_etcd("failed to connect to all addresses; last error: Connection refused")
 
 
 def test_only_a_stale_token_asks_for_another() -> None:

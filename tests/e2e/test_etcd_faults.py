@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -230,6 +231,35 @@ async def test_etcd_wholly_down_is_unavailable_in_bounded_time_and_comes_back(se
     assert seen == [Event("a", b"3", result.revision)]
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
+    await kv.close()
+
+
+@pytest.mark.parametrize("gone", ["killed", "frozen"])
+async def test_who_reads_hears_soon_that_etcd_is_away_and_again_when_it_is_back(server: EtcdServer, gone: str) -> None:
+    kv = server.kv()
+    await kv.txn({}, [Put("a", b"1")])
+    server.kill() if gone == "killed" else server.pause()
+    took_s = []
+    for _ in range(6):  # as many as a statement's first read of a lake asks
+        started = time.monotonic()
+        with pytest.raises(UnavailableError, match="see that the members run"):
+            await kv.get("a")
+        took_s.append(time.monotonic() - started)
+    print(f"NOTE: {gone}: {', '.join(f'{each:.2f}' for each in took_s)} s")
+    assert took_s[0] < 4
+    assert max(took_s[1:]) < 1
+    assert sum(took_s) < (4.5 if gone == "killed" else 6)
+    if gone == "killed":
+        server.start()
+        server.wait()
+    else:
+        server.resume()
+    async with asyncio.timeout(5):
+        while True:
+            with suppress(UnavailableError):
+                assert await kv.get("a") is not None
+                break
+            await asyncio.sleep(0.1)
     await kv.close()
 
 
