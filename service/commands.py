@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from catalog.tables import TableEntry, Tables
 from service.cursor import Cursor
-from service.parse import FORMATS, Parsed
+from service.parse_rewrite import FORMATS
+from service.parsed import Parsed
 from service.snapshots import SnapshotCache
 from storage.clock import Clock
 from storage.errors import ForbiddenError, InvalidError, UnsupportedError

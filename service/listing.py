@@ -14,7 +14,7 @@ from service.cursor import Cursor, TableName
 from service.history import HISTORY, history_of
 from service.index_listing import INDEXES, shown_indexes
 from service.loading import Loading
-from service.parse import Parsed
+from service.parsed import Parsed
 from storage.errors import FirnlineError, NotFoundError
 from storage.tables.snapshot import Snapshot
 

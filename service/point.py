@@ -27,7 +27,7 @@ from functions.tail import TableTail
 from service.cursor import Cursor, TableName
 from service.lexer import Token
 from service.loading import Loaded, Loading
-from service.parse import Parsed
+from service.parsed import Parsed
 from service.reading import Reading
 from service.route import Asking, Routed, choose, exact_values
 from service.statement import Receipt, Route

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from service.parse import Parsed
+from service.parsed import Parsed
 from service.progress import telling
 from service.statement import Receipt, Statement
 from service.write.context import Outcome, Work, WriteContext

@@ -13,7 +13,7 @@ from catalog.kv import KV
 from catalog.tables import TableEntry, Tables
 from catalog.writers import writer_of
 from service.cursor import TableName
-from service.parse import Parsed
+from service.parsed import Parsed
 from service.progress import Tell, untold
 from service.query import Query
 from service.statement import Receipt, Statement

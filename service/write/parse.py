@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from service.cursor import Cursor
-from service.parse import Parsed, timestamp_ms
+from service.parse_rewrite import timestamp_ms
+from service.parsed import Parsed
 from service.write import parse_ddl, parse_dml, parse_index
 from service.write.statements import Optimize, Restore, Vacuum, Write
 from storage.errors import UnsupportedError

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.lexer import place
-from service.parse import SQL_BYTES_MAX, TableRef, parse
+from service.parse import SQL_BYTES_MAX, parse
+from service.parsed import TableRef
 from storage.errors import FirnlineError, InvalidError, SqlError, TooLargeError, UnsupportedError
 from storage.tables.snapshot import At
 
