@@ -22,7 +22,8 @@ from benchmarks.functions_options import FunctionsOptions
 from benchmarks.functions_peers import N_WORKERS, SECRET, start_workers
 from benchmarks.measure import percentile
 from benchmarks.report import Goal, Section, Table
-from functions.engine_reads import engine_gets, scans_of
+from functions.engine_reads import engine_gets
+from functions.engine_scans import scans_of
 from functions.execute import metrics_of, stream
 from functions.invoke import Invoker, InvokerLimits
 from functions.invoke.open import InvokerOptions, open_invoker

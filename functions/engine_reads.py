@@ -1,66 +1,39 @@
 """What the engine asked of object stores: its clients count nothing, so it is reckoned from a plan's metrics.
 
 Of Parquet files it reads, one ranged GET each: for every row group that its statistics and filters left, the wanted
-columns, in as many requests as lie more than `COALESCE_BYTES` apart; the footer, the first time in a session, in two;
-the page index of a file that has one, where a filter may use it, each time. `make bench-functions` holds the sum to a
-store's log.
+columns, in as many requests as lie more than `COALESCE_BYTES` apart; where filters are evaluated while it decodes,
+first those of the first condition, then what the next ones need beside them, and at last the rest, as long as rows are
+left; the footer, the first time in a session, in two; the page index of a file that has one, where a filter may use it,
+each time. `make bench-functions` holds the sum to a store's log.
+
+Source: ``merge_ranges`` of the crate object_store, ``InMemoryRowGroup::fetch_ranges`` of arrow-rs' parquet.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, MutableSet, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, MutableSet, Sequence
 from typing import Any
 
 from datafusion import ExecutionPlan, SessionContext
 
-from functions.plan_proto import Kind, Node, decode, fields_of
+from functions.engine_scans import FooterOf, Scan, scans_of, sizes_of_scan
 
-__all__ = ["COALESCE_BYTES", "engine_gets", "planning_gets", "run_gets", "scans_of"]
+__all__ = ["COALESCE_BYTES", "engine_gets", "planning_gets", "run_gets"]
 
 COALESCE_BYTES = 1 << 20
 """The engine's store reads ranges that are at most so far apart as one."""
 FOOTER_GETS, NEW_FILE_GETS = 2, 3
 """The footer's length, then the footer: a plan that came as bytes says no size to try with. A file that is planned for
 the first time: its size twice, and the footer."""
-_FILES, _SCHEMA, _STATISTICS, _STORE = 1, 2, 6, 8
-"""Fields of a file group, and of a scan's configuration."""
-_PATH, _SIZE, _RANGE = 1, 2, 5
-"""Fields of a file."""
-_COLUMNS, _MAX, _MIN, _BYTES = 3, 2, 1, 6
-"""Fields of statistics, and of a column's."""
-_DECIMAL = 20
-_WIDTHS = {6: 4, 7: 8, 8: 4, 11: 8, 14: 4, _DECIMAL: 16}
-"""Kinds of numbers and dates as statistics have them: bytes of a plain value."""
-_DICTIONARY_BITS = 17
-_TEXT_SHARE, _PLAIN_SHARE = 0.5, 0.75
-"""What compression leaves of text, and of numbers of a wide range."""
-_PROJECTION = re.compile(r"projection=\[(.*?)\](?:, [a-z_]+=|$)", re.DOTALL)
+_PREDICATE = re.compile(
+    r", predicate=(.*?)(?:, (?:dynamic_rg_pruning|pruning_predicate|required_guarantees)=|$)", re.DOTALL
+)
+_COLUMN = re.compile(r"(\w+)@\d+")
 _TOTAL = re.compile(r"([\d.]+) ?([KMB]?) total → ([\d.]+) ?([KMB]?) matched")
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9}
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """One scan of an encoded plan.
-
-    paths : of its files, once for each part of a file that is read by itself
-    n_bytes : of these parts, all columns
-    columns : of the files, in their order, each with its share of the bytes as the statistics let it be thought
-    """
-
-    remote: bool
-    parquet: bool
-    paths: tuple[str, ...]
-    n_bytes: int
-    columns: tuple[tuple[str, float], ...]
-
-
-def scans_of(payload: bytes) -> list[Scan]:
-    """Return the scans of an encoded plan, in the order in which its metrics have them. Raises as `decode`."""
-    return [_scan(node) for node in decode(payload).walk() if node.groups]
+_NEARLY = 0.85
 
 
 def engine_gets(plan: ExecutionPlan, scans: Sequence[Scan], footers: MutableSet[str] | None = None) -> int:
@@ -92,11 +65,13 @@ def planning_gets(locations: Iterable[str], footers: MutableSet[str]) -> int:
     return gets
 
 
-def run_gets(plan: ExecutionPlan, context: SessionContext) -> int:
+def run_gets(plan: ExecutionPlan, context: SessionContext, footer_of: FooterOf | None = None) -> int:
     """Return what `engine_gets` does for a plan of this process, whose planning read the footers; 0 if the plan cannot
     be encoded: then nothing of it is native."""
     try:
         scans = scans_of(plan.to_bytes(context))
+        if footer_of is not None:
+            scans = [sizes_of_scan(scan, footer_of) for scan in scans]
     except Exception:  # noqa: BLE001 - the engine's own, and nodes that are not known: nothing but the count is lost
         return 0
     return engine_gets(plan, scans)
@@ -115,8 +90,17 @@ def _gets(name: str, metrics: Any, scan: Scan, footers: MutableSet[str] | None) 
                 kept += _counts(str(metric))[1]
             case "page_index_pages_pruned":
                 pages += _counts(str(metric))[0] > 0
-    unwanted = scan.n_bytes / max(1, total) - wanted / max(1, kept)
-    gets = kept * _ranges(name, scan, unwanted) if wanted else 0
+    gets = 0
+    if wanted and kept:
+        steps = _steps(name, scan)
+        groups = _sizes(scan, frozenset().union(*steps), wanted / kept, total)
+        exact = bool(scan.sizes) and not scan.paged
+        shares = _shares(steps, groups, wanted / kept, _rows_left(metrics) / kept, exact=exact)
+        unread = _unread(steps, groups, wanted / kept) if scan.paged else 0.0
+        ranges = [
+            sum(_ranges(step, sizes, unread, scan.dictionaries) for sizes in groups) / len(groups) for step in steps
+        ]
+        gets = round(kept * sum(share * each for share, each in zip(shares, ranges, strict=True)))
     if footers is not None:
         # Parts of a file that are opened at once each read its footer.
         gets += FOOTER_GETS * sum(path not in footers for path in scan.paths) + pages
@@ -124,89 +108,91 @@ def _gets(name: str, metrics: Any, scan: Scan, footers: MutableSet[str] | None) 
     return gets
 
 
-def _ranges(name: str, scan: Scan, unwanted_bytes: float) -> int:
-    """Return how many requests the wanted columns of a row group take."""
-    if unwanted_bytes <= COALESCE_BYTES:
-        return 1
-    shown = _PROJECTION.search(name)
-    words = set(re.findall(r"\w+", shown[1])) if shown else set()
-    total = sum(share for column, share in scan.columns if column not in words) or 1.0
+def _steps(name: str, scan: Scan) -> list[frozenset[str]]:
+    """Return the columns that are read of a row group, step by step."""
+    filtered = _PREDICATE.search(name)
+    known = {column for column, _share in scan.columns}
+    projected = known if scan.read is None else set(scan.read)
+    conditions = _conjuncts(filtered[1]) if scan.late and filtered else []
+    steps: list[frozenset[str]] = []
+    seen: set[str] = set()
+    for columns in [*(set(_COLUMN.findall(each)) & known for each in conditions), projected]:
+        if columns - seen:
+            steps.append(frozenset(columns - seen))
+            seen |= columns
+    return steps or [frozenset()]
+
+
+def _conjuncts(text: str) -> list[str]:
+    """Return the conditions that a predicate's text joins by AND."""
+    parts, depth, start = [], 0, 0
+    for place, letter in enumerate(text):
+        depth += (letter in "([") - (letter in ")]")
+        if not depth and text.startswith(" AND ", place):
+            parts.append(text[start:place])
+            start = place + 5
+    return [*parts, text[start:]]
+
+
+def _sizes(scan: Scan, wanted: Collection[str], wanted_bytes: float, n_groups: int) -> list[dict[str, float]]:
+    """Return for some row groups the bytes of each column, of which ``wanted_bytes`` are known to have been read."""
+    names = [name for name, _share in scan.columns]
+    if scan.sizes:
+        return [dict(zip(names, map(float, sizes), strict=True)) for sizes in scan.sizes]
+    unwanted_bytes = scan.n_bytes / max(1, n_groups) - wanted_bytes
+    inside = sum(share for name, share in scan.columns if name in wanted) or 1.0
+    outside = sum(share for name, share in scan.columns if name not in wanted) or 1.0
+    return [{
+        name: share / inside * wanted_bytes if name in wanted else share / outside * unwanted_bytes
+        for name, share in scan.columns
+    }]  # fmt: skip
+
+
+def _mean(columns: Collection[str], groups: Sequence[Mapping[str, float]]) -> float:
+    return sum(sizes[name] for sizes in groups for name in columns) / len(groups)
+
+
+def _shares(
+    steps: Sequence[frozenset[str]], groups: Sequence[Mapping[str, float]], wanted_bytes: float, rows_left: float, *,
+    exact: bool,
+) -> list[float]:  # fmt: skip
+    """Return for each step the share of the row groups of which it is done: all for the first one, for the others those
+    where conditions left rows. These are as many as the bytes say, where sizes are ``exact``; else, of rows that lie
+    anywhere, those that got one."""
+    first, *others = (_mean(step, groups) for step in steps)
+    rest = sum(others)
+    share = -math.expm1(-rows_left)
+    if exact and rest:
+        by_bytes = min(1.0, max(0.0, (wanted_bytes - first) / rest))
+        share = max(share, by_bytes) if by_bytes > _NEARLY else by_bytes  # sizes are means
+    return [1.0, *(share for _ in others)]
+
+
+def _rows_left(metrics: Any) -> float:
+    return float(metrics.sum_by_name("pushdown_rows_matched") or 0)
+
+
+def _unread(steps: Sequence[frozenset[str]], groups: Sequence[Mapping[str, float]], wanted_bytes: float) -> float:
+    """Return which share of the wanted columns' pages was left out."""
+    whole = sum(_mean(step, groups) for step in steps)
+    return max(0.0, 1 - wanted_bytes / whole) if whole else 0.0
+
+
+def _ranges(wanted: Collection[str], sizes: Mapping[str, float], unread: float, dictionaries: Collection[str]) -> int:
+    """Return how many requests some columns of a row group take. What a column begins with, its dictionary, is read."""
     ranges, gap = 1, None
-    for column, share in scan.columns:
-        if column in words:
-            ranges += gap is not None and gap > COALESCE_BYTES
-            gap = 0.0
+    for column, size in sizes.items():
+        if column in wanted:
+            # Pages that are left out lie before and behind those that are read, one as often as the other.
+            skipped = unread * size / 2
+            if column in dictionaries:
+                ranges += (gap is not None and gap > COALESCE_BYTES) + (skipped > COALESCE_BYTES)
+            else:
+                ranges += gap is not None and gap + skipped > COALESCE_BYTES
+            gap = skipped
         elif gap is not None:
-            gap += share / total * unwanted_bytes
+            gap += size
     return ranges
-
-
-def _scan(node: Node) -> Scan:
-    config = [each for part in node.data(1) for each in fields_of(part)]
-    root = b"".join(value for field, value in config if field == _STORE and isinstance(value, bytes))
-    columns = tuple(_columns(config))
-    files = [dict(fields_of(value)) for group in node.groups for field, value in fields_of(group)
-             if field == _FILES and isinstance(value, bytes)]  # fmt: skip
-    paths = tuple(_text(file.get(_PATH)) for file in files)
-    return Scan(
-        not root.startswith(b"file:"), node.kind == Kind.PARQUET_SCAN, paths, sum(map(_part_bytes, files)), columns
-    )
-
-
-def _part_bytes(file: dict[int, int | bytes]) -> int:
-    part, size = file.get(_RANGE), file.get(_SIZE, 0)
-    if isinstance(part, bytes):
-        ends = dict(fields_of(part))
-        start, limit = ends.get(1, 0), ends.get(2, 0)
-        if isinstance(start, int) and isinstance(limit, int):
-            return limit - start
-    return size if isinstance(size, int) else 0
-
-
-def _columns(config: Sequence[tuple[int, int | bytes]]) -> Iterator[tuple[str, float]]:
-    names = [_text(dict(fields_of(column)).get(1)) for column in _messages(config, _SCHEMA, 1)]
-    weights = [_weight(dict(fields_of(column))) for column in _messages(config, _STATISTICS, _COLUMNS)]
-    if len(weights) != len(names) or None in weights:
-        weights = [1.0] * len(names)
-    total = sum(each or 0.0 for each in weights) or 1.0
-    return ((name, (weight or 0.0) / total) for name, weight in zip(names, weights, strict=True))
-
-
-def _messages(config: Sequence[tuple[int, int | bytes]], outer: int, inner: int) -> list[bytes]:
-    return [value for field, message in config if field == outer and isinstance(message, bytes)
-            for number, value in fields_of(message) if number == inner and isinstance(value, bytes)]  # fmt: skip
-
-
-def _weight(statistics: dict[int, int | bytes]) -> float | None:
-    """Return about how many bytes a column takes: numbers of a narrow range lie in a dictionary, others plainly."""
-    size = _number(statistics.get(_BYTES))
-    lowest, highest = _number(statistics.get(_MIN)), _number(statistics.get(_MAX))
-    if size is None:
-        return None
-    kind = _scalar(statistics.get(_MIN))[0]
-    if lowest is None or highest is None or kind not in _WIDTHS:
-        return size * _TEXT_SHARE
-    bits = math.log2(abs(highest - lowest) + 2)
-    row_bytes = bits / 8 if bits <= _DICTIONARY_BITS else min(8, _WIDTHS[kind]) * _PLAIN_SHARE
-    return size * row_bytes / _WIDTHS[kind]
-
-
-def _scalar(precise: int | bytes | None) -> tuple[int, int | bytes | None]:
-    """Return the kind and the value of what a statistic says."""
-    value = dict(fields_of(precise)).get(2) if isinstance(precise, bytes) else None
-    return next(fields_of(value), (0, None)) if isinstance(value, bytes) else (0, None)
-
-
-def _number(precise: int | bytes | None) -> int | None:
-    kind, value = _scalar(precise)
-    if kind == _DECIMAL and isinstance(value, bytes):
-        digits = dict(fields_of(value)).get(1)
-        return int.from_bytes(digits, "big", signed=True) if isinstance(digits, bytes) else None
-    return value - (1 << 64) if isinstance(value, int) and value >> 63 else value if isinstance(value, int) else None
-
-
-def _text(value: int | bytes | None) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else ""
 
 
 def _counts(text: str) -> tuple[int, int]:

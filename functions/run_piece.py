@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from datafusion import ExecutionPlan, RecordBatchStream
 
-from functions.engine_reads import engine_gets, scans_of
+from functions.engine_reads import engine_gets
+from functions.engine_scans import scans_of
 from functions.exchange import PageWriter, read_streams
 from functions.execute import ENGINE, metrics_of, start
 from functions.plan_files import files_of

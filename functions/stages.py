@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 from datafusion import ExecutionPlan, SessionContext
 
+from functions.engine_scans import FooterOf, with_sizes
 from functions.errors import is_panic
 from functions.plan_proto import Kind, Node, decode, encode, join_fields
 from functions.stage_aligned import Buckets, aligned_by
@@ -71,26 +72,31 @@ def broadcast_options(n_tasks: int, bytes_max: int = BROADCAST_BYTES) -> Mapping
 
 
 def split(
-    context: SessionContext, plan: ExecutionPlan, buckets: Buckets | None = None, merges: Merges | None = None
-) -> Stages:
+    context: SessionContext, plan: ExecutionPlan, buckets: Buckets | None = None, merges: Merges | None = None,
+    footer_of: FooterOf | None = None,
+) -> Stages:  # fmt: skip
     """Cut a plan; one that cannot be cut is one stage, and the reason says why. Its plan is empty if only the process
     that made it can run it. ``buckets`` are of data files, where tables have them;
-    ``merges`` files that are merged on read."""
+    ``merges`` files that are merged on read. With ``footer_of`` its scans of object stores say how wide the files'
+    columns are, by which a worker reckons what it read (`functions.engine_reads`)."""
     strict = context.with_python_udf_inlining(enabled=False)
     try:
         data = plan.to_bytes(strict)
     except Exception:  # noqa: BLE001 - the engine says of a node that it has no codec with one class for everything
         return Stages([_whole(b"")], f"{_unencodable(plan)} has rows or code that only this process can read")
+    try:
+        decoded = decode(data)
+    except (UnsupportedError, RecursionError) as error:  # a worker would refuse it
+        return Stages([_whole(b"")], str(error))
+    if footer_of is not None:
+        decoded = with_sizes(decoded, footer_of)
+        data = encode(decoded)
     if plan.partition_count > 1:
         gathered = join_fields([(Kind.COALESCE_PARTITIONS, join_fields([(1, data)]))])
     else:
         gathered = data
     merges = merges or {}
     cutter = Cutter(strict, buckets or {}, merges)
-    try:
-        decoded = decode(data)
-    except (UnsupportedError, RecursionError) as error:  # a worker would refuse it
-        return Stages([_whole(b"")], str(error))
     try:
         node = _annotated(plan, decoded)
         volatile = _VOLATILE.search(plan.display_indent())

@@ -286,7 +286,7 @@ class Engine:
         if planned.remote:
             from functions.engine_reads import run_gets
 
-            self._count_gets(receipt, run_gets(planned.plan, self._session.context))
+            self._count_gets(receipt, run_gets(planned.plan, self._session.context, self._reading.footers.at))
         self.late.learn(parsed.text, planned.late, waited_s * 1000)
 
     async def _by_tasks(

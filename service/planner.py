@@ -468,7 +468,7 @@ class Planner:
                     path: files
                     for scan in self._cut_scans.values() for files in scan.merged for path in files.stands
                 }  # fmt: skip
-                return split(context, plan, buckets, merges)
+                return split(context, plan, buckets, merges, self._reading.footers.at if remote else None)
             except BaseException as error:
                 raise self._translated(error) from error
 

@@ -39,6 +39,7 @@ class FooterCache:
     def __init__(self, entries_max: int = 100_000, bytes_max: int = 256 << 20) -> None:
         self._entries_max, self._bytes_max, self._bytes = entries_max, bytes_max, 0
         self._footers: OrderedDict[tuple[str, int, str], Footer] = OrderedDict()
+        self._keys: dict[str, tuple[str, int, str]] = {}
         self._schemas: dict[bytes, pa.Schema] = {}
         self.n_hits = self.n_misses = 0
         self.told: OrderedDict[tuple[str, int, str], bool] = OrderedDict()
@@ -71,6 +72,12 @@ class FooterCache:
             return [self._footers[key] for key in files]
         return list(await asyncio.gather(*map(one, files)))
 
+    def at(self, location: str, size: int) -> pq.FileMetaData | None:
+        """Return what the footer of a file says, if it is held and the file has as many bytes; reads nothing."""
+        key = self._keys.get(location)
+        found = self._footers.get(key) if key is not None and key[1] == size else None
+        return None if found is None else found.metadata
+
     def tell(self, key: tuple[str, int, str], what: bool) -> None:
         """Remember what was found out about a file that its footer does not say."""
         self.told[key] = what
@@ -84,9 +91,12 @@ class FooterCache:
         if key not in self._footers:
             self._bytes += footer.metadata.serialized_size
         self._footers[key] = footer
+        self._keys[key[0]] = key
         while len(self._footers) > self._entries_max or (self._bytes > self._bytes_max and len(self._footers) > 1):
-            _key, dropped = self._footers.popitem(last=False)
+            oldest, dropped = self._footers.popitem(last=False)
             self._bytes -= dropped.metadata.serialized_size
+            if self._keys.get(oldest[0]) == oldest:
+                del self._keys[oldest[0]]
         return footer
 
 

@@ -110,3 +110,17 @@ async def test_flipped_bytes_in_the_footer_read_or_are_an_error_of_ours(flips: l
         await read(await stores_with(bad=bytes(data)), "bad", len(data))
     except FirnlineError as error:
         assert error.facts["file"] == "s3://b/bad"
+
+
+async def test_what_is_held_is_told_without_reading_until_it_is_dropped() -> None:
+    stores = await stores_with(a=GOOD, b=GOOD)
+    cache = FooterCache(entries_max=1)
+    key = ("s3://b/a", len(GOOD), "")
+    assert cache.at(*key[:2]) is None
+    await cache.read(stores, [key])
+    held = cache.at(*key[:2])
+    assert held is not None
+    assert held.num_rows == 10
+    assert cache.at(key[0], 1) is None
+    await cache.read(stores, [("s3://b/b", len(GOOD), "")])
+    assert cache.at(*key[:2]) is None
