@@ -6,8 +6,8 @@ from typing import Any
 
 from service.encode import CONTENT_TYPES, FORMATS
 from service.ingest.decode import MEDIA_TYPES
+from service.openapi_schemas import ref, schemas
 from service.problems import PROBLEM_TYPE
-from storage.errors import STATUS
 
 __all__ = ["describe"]
 
@@ -66,13 +66,6 @@ _STORED = {
 }
 
 
-_ROUTE = {
-    "enum": ["auto", "lookup", "scan"],
-    "default": "auto",
-    "description": "how rows of pinned keys are found: as costs less, by an index, or never by one",
-}
-
-
 def describe() -> dict[str, Any]:
     """Return the OpenAPI 3.1 document."""
     return {
@@ -84,7 +77,7 @@ def describe() -> dict[str, Any]:
         },
         "paths": _paths(),
         "components": {
-            "schemas": _schemas(),
+            "schemas": schemas(),
             "responses": {"Problem": _body("An error.", "Problem", _PROBLEM, PROBLEM_TYPE)},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "firn_…"}},
         },
@@ -134,7 +127,7 @@ def _sql() -> dict[str, Any]:
         "named": {"value": {"sql": "SELECT * FROM trips WHERE city = :city", "params": {"city": "Bern"}}},
         "asynchronous": {"value": {"sql": "SELECT * FROM trips", "mode": "async", "format": "arrow"}},
     }
-    body = {"application/json": {"schema": _ref("SqlRequest"), "examples": examples}}
+    body = {"application/json": {"schema": ref("SqlRequest"), "examples": examples}}
     responses = _results() | {"202": _body("Accepted (mode async).", "Statement", _STATE)}
     return _operation("runSql", "Run one statement", [], responses) | {
         "requestBody": {"required": True, "content": body}
@@ -146,10 +139,10 @@ def _lookup() -> dict[str, Any]:
         "one column": {"value": {"keys": [42, 7, 99]}},
         "several columns": {"value": {"keys": [["2026-01-31", "Bern"]], "by": ["day", "city"], "columns": ["n"]}},
     }
-    body = {"application/json": {"schema": _ref("LookupRequest"), "examples": examples}}
+    body = {"application/json": {"schema": ref("LookupRequest"), "examples": examples}}
     parameters = [_parameter("name", "path", "namespace.table", {"type": "string"}, "default.trips")]
     results = _results()
-    results["200"]["content"]["application/json"] = {"schema": _ref("Found"), "example": _FOUND}
+    results["200"]["content"]["application/json"] = {"schema": ref("Found"), "example": _FOUND}
     missing = {"schema": {"type": "integer"}, "description": "how many keys were not found"}
     results["200"]["headers"] = results["200"]["headers"] | {"X-Firnline-Missing": missing}
     return _operation("lookUp", "Find rows by their keys", parameters, results) | {
@@ -218,7 +211,7 @@ def _state(description: str) -> dict[str, Any]:
 
 def _results() -> dict[str, Any]:
     content: dict[str, Any] = {kind.partition(";")[0]: {} for kind in CONTENT_TYPES.values()}
-    content["application/json"] = {"schema": _ref("Result"), "example": _ANSWER}
+    content["application/json"] = {"schema": ref("Result"), "example": _ANSWER}
     content["application/x-ndjson"] = {"example": '{"city":"Bern","n":42}\n'}
     content["text/csv"] = {"example": "city,n\r\nBern,42\r\n"}
     headers = {"X-Statement-Id": {"schema": {"type": "string"}}, "X-Request-Id": {"schema": {"type": "string"}}}
@@ -226,7 +219,7 @@ def _results() -> dict[str, Any]:
 
 
 def _body(description: str, schema: str, example: Any, kind: str = "application/json") -> dict[str, Any]:
-    return {"description": description, "content": {kind: {"schema": _ref(schema), "example": example}}}
+    return {"description": description, "content": {kind: {"schema": ref(schema), "example": example}}}
 
 
 def _id() -> list[dict[str, Any]]:
@@ -244,131 +237,3 @@ def _page() -> list[dict[str, Any]]:
 def _parameter(name: str, place: str, description: str, schema: Any, example: Any) -> dict[str, Any]:
     found = {"name": name, "in": place, "description": description, "schema": schema, "example": example}
     return found | ({"required": True} if place == "path" else {})
-
-
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _schemas() -> dict[str, Any]:
-    text, whole, anything = {"type": "string"}, {"type": "integer"}, {"type": "object"}
-    column = {"type": "object", "required": ["name", "type"], "properties": {"name": text, "type": text}}
-    return {
-        "SqlRequest": {
-            "type": "object",
-            "required": ["sql"],
-            "additionalProperties": False,
-            "properties": {
-                "sql": text,
-                "params": {"type": ["array", "object", "null"], "description": "for $1, $2, … or for :name"},
-                "format": {"enum": list(FORMATS), "description": "else the Accept header, else json"},
-                "timeout_ms": {"type": "integer", "minimum": 1, "description": "lowers the server's limit"},
-                "max_rows": {"type": "integer", "minimum": 1, "description": "a larger result is an error"},
-                "idempotency_key": {"type": "string", "minLength": 1, "maxLength": 255},
-                "mode": {"enum": ["sync", "async"], "default": "sync"},
-                "route": _ROUTE,
-                "functions": {"enum": ["auto", "inline", "fan-out"], "default": "auto"},
-                "max_tasks": {"type": "integer", "minimum": 1, "description": "tasks at once"},
-                "max_cost": {
-                    "type": "number",
-                    "exclusiveMinimum": 0,
-                    "description": "USD, as estimated before it runs",
-                },
-                "max_bytes": {"type": "integer", "minimum": 1, "description": "that it may scan, after pruning"},
-            },
-        },
-        "LookupRequest": {
-            "type": "object",
-            "required": ["keys"],
-            "additionalProperties": False,
-            "properties": {
-                "keys": {"type": "array", "description": "a value each, or an array of values for several columns"},
-                "columns": {"type": "array", "items": text, "description": "else the key's, then the others"},
-                "by": {"type": "array", "items": text, "description": "else the primary key, else the only index"},
-                "format": {"enum": list(FORMATS), "description": "else the Accept header, else json"},
-                "timeout_ms": {"type": "integer", "minimum": 1, "description": "lowers the server's limit"},
-                "route": _ROUTE,
-            },
-        },
-        "Found": {
-            "type": "object",
-            "required": ["statement_id", "columns", "rows", "row_count", "found", "missing", "receipt"],
-            "properties": {
-                "statement_id": text,
-                "columns": {"type": "array", "items": column},
-                "rows": {"type": "array", "items": {"type": "array"}, "description": "in the order of the keys"},
-                "row_count": whole,
-                "found": {"type": "array", "items": {"type": "boolean"}, "description": "of each key"},
-                "missing": {"type": "array", "description": "keys that were not found, as they were sent"},
-                "receipt": anything,
-                "error": _ref("Problem"),
-            },
-        },
-        "Result": {
-            "type": "object",
-            "required": ["statement_id", "columns", "rows", "row_count", "receipt"],
-            "properties": {
-                "statement_id": text,
-                "columns": {"type": "array", "items": column},
-                "rows": {"type": "array", "items": {"type": "array"}},
-                "row_count": whole,
-                "receipt": anything,
-                "error": _ref("Problem"),
-            },
-        },
-        "Rows": {
-            "type": "object",
-            "required": ["table", "rows", "ack", "position", "receipt"],
-            "properties": {
-                "table": text,
-                "rows": whole,
-                "ack": {"enum": ["object", "fsync", None]},
-                "position": {"type": ["integer", "null"], "description": "in the log"},
-                "idempotent_replay": {"type": "boolean", "description": "stored earlier, under this key"},
-                "receipt": anything,
-            },
-        },
-        "Statement": {
-            "type": "object",
-            "required": ["statement_id", "state"],
-            "properties": {
-                "statement_id": text,
-                "state": {"enum": ["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]},
-                "created_ms": whole,
-                "finished_ms": whole,
-                "expires_ms": whole,
-                "row_count": whole,
-                "pages": whole,
-                "links": anything,
-                "result": {"type": "array", "items": anything},
-                "receipt": anything,
-                "progress": {
-                    "type": "object",
-                    "description": "of a statement that tells how far it is, while it runs",
-                    "properties": {
-                        "what": text,
-                        "n_done": whole,
-                        "n_total": {"type": ["integer", "null"]},
-                        "elapsed_ms": whole,
-                        "left_ms": {"type": ["integer", "null"]},
-                    },
-                },
-                "error": _ref("Problem"),
-            },
-        },
-        "Problem": {
-            "type": "object",
-            "required": ["type", "title", "status", "detail"],
-            "properties": {
-                "type": text,
-                "title": {"enum": sorted(cls.__name__ for cls in STATUS)},
-                "status": whole,
-                "detail": text,
-                "statement_id": text,
-                "row": whole,
-                "key": {"type": "integer", "description": "of those to look up, from 1"},
-                "line": whole,
-                "column": {"type": ["integer", "string"], "description": "of the SQL, from 1; of the rows, its name"},
-            },
-        },
-    }
