@@ -248,7 +248,7 @@ def test_the_commands_of_the_deployments_run(
     options = [
         *mounted(lake, FIRN_TASK_SECRET=SECRET, PORT=str(port), FIRN_FUNCTIONS="inline"),
         "--tmpfs",
-        "/var/lib/firn:mode=777",
+        f"/var/lib/firn:uid={USER}",  # as an orchestrator's volume: the engine gives it the mode of the image's folder
     ]
     if not port:
         assert engine.run(*command, options=options).returncode == 0
