@@ -135,16 +135,32 @@ class Front:
 
 def routes(front: Front) -> list[web.RouteDef]:
     """Return what boto3's Lambda client asks for."""
+    face = _Face(front)
+    return [
+        web.post("/2015-03-31/functions/{name}/invocations", face.invoke),
+        web.get("/2015-03-31/functions/{name}/configuration", face.configuration),
+        web.get("/2019-09-30/functions/{name}/concurrency", face.concurrency),
+        web.get("/2016-08-19/account-settings", face.account),
+        web.get("/2016-08-19/account-settings/", face.account),
+        web.get("/_front", face.shown),
+    ]
 
-    def named(request: web.Request) -> str | None:
+
+class _Face:
+    """Answers for a front as AWS's Lambda does."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+
+    def _named(self, request: web.Request) -> str | None:
         given = request.match_info["name"]
         if given.startswith("arn:"):
             given = given.split(":")[6]
         name = given.partition(":")[0]
-        return name if name in front.functions else None
+        return name if name in self._front.functions else None
 
-    async def invoke(request: web.Request) -> web.StreamResponse:
-        name, later = named(request), request.headers.get("X-Amz-Invocation-Type") == "Event"
+    async def invoke(self, request: web.Request) -> web.StreamResponse:
+        name, later = self._named(request), request.headers.get("X-Amz-Invocation-Type") == "Event"
         body = await request.read()
         if name is None:
             return _missing(request)
@@ -157,10 +173,10 @@ def routes(front: Front) -> list[web.RouteDef]:
         except ValueError as error:
             return _error(400, "InvalidRequestContentException", f"Could not parse request body into json: {error}")
         if later:
-            front.invoke_later(name, body or b"{}")
+            self._front.invoke_later(name, body or b"{}")
             return web.Response(status=202, headers=_ids())
         try:
-            answer = await front.invoke(name, body or b"{}")
+            answer = await self._front.invoke(name, body or b"{}")
         except ThrottledError:
             facts = {"Reason": "ReservedFunctionConcurrentInvocationLimitExceeded"}
             return _error(429, "TooManyRequestsException", "Rate Exceeded.", {"Retry-After": "1"}, facts)
@@ -170,11 +186,11 @@ def routes(front: Front) -> list[web.RouteDef]:
         headers = {**_ids(), **failed, "X-Amz-Executed-Version": "$LATEST"}
         return web.Response(body=answer.payload, content_type="application/json", headers=headers)
 
-    async def configuration(request: web.Request) -> web.StreamResponse:
-        name = named(request)
+    async def configuration(self, request: web.Request) -> web.StreamResponse:
+        name = self._named(request)
         if name is None:
             return _missing(request)
-        function = front.functions[name]
+        function = self._front.functions[name]
         arn = f"arn:aws:lambda:us-east-1:000000000000:function:{name}"
         return web.json_response({
             "FunctionName": name, "FunctionArn": arn, "Handler": function.handler, "MemorySize": function.memory_mb,
@@ -182,30 +198,21 @@ def routes(front: Front) -> list[web.RouteDef]:
             "Version": "$LATEST", "Runtime": f"python3.{sys.version_info.minor}",
         })  # fmt: skip
 
-    async def concurrency(request: web.Request) -> web.StreamResponse:
-        name = named(request)
+    async def concurrency(self, request: web.Request) -> web.StreamResponse:
+        name = self._named(request)
         if name is None:
             return _missing(request)
-        return web.json_response({"ReservedConcurrentExecutions": front.functions[name].concurrency})
+        return web.json_response({"ReservedConcurrentExecutions": self._front.functions[name].concurrency})
 
-    async def account(_request: web.Request) -> web.StreamResponse:
-        reserved = sum(each.concurrency for each in front.functions.values())
+    async def account(self, _request: web.Request) -> web.StreamResponse:
+        reserved = sum(each.concurrency for each in self._front.functions.values())
         return web.json_response({"AccountLimit": {
             "ConcurrentExecutions": _ACCOUNT_CONCURRENCY,
             "UnreservedConcurrentExecutions": _ACCOUNT_CONCURRENCY - reserved,
         }})  # fmt: skip
 
-    async def shown(_request: web.Request) -> web.StreamResponse:
-        return web.json_response(front.shown())
-
-    return [
-        web.post("/2015-03-31/functions/{name}/invocations", invoke),
-        web.get("/2015-03-31/functions/{name}/configuration", configuration),
-        web.get("/2019-09-30/functions/{name}/concurrency", concurrency),
-        web.get("/2016-08-19/account-settings", account),
-        web.get("/2016-08-19/account-settings/", account),
-        web.get("/_front", shown),
-    ]
+    async def shown(self, _request: web.Request) -> web.StreamResponse:
+        return web.json_response(self._front.shown())
 
 
 def _ids() -> dict[str, str]:
