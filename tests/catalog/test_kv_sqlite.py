@@ -116,7 +116,7 @@ async def test_a_watch_sees_what_another_process_writes(path: Path, kv: SqliteKV
 
 
 async def test_a_file_held_by_another_is_unavailable_in_bounded_time_and_still_read(path: Path) -> None:
-    kv = SqliteKV(path, SystemClock(), busy_timeout_s=1.0)
+    kv = SqliteKV(path, SystemClock(), busy_timeout_s=3.0)
     await kv.txn({}, [Put("a", b"1")])
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
@@ -124,10 +124,10 @@ async def test_a_file_held_by_another_is_unavailable_in_bounded_time_and_still_r
     writing = asyncio.create_task(kv.txn({}, [Put("a", b"2")]))
     entry = await kv.get("a")
     assert entry is not None and entry.value == b"1"
-    assert time.monotonic() - started < 0.8, "a read waits for a writer"
+    assert time.monotonic() - started < 2.5, "a read waits for a writer"
     with pytest.raises(UnavailableError, match="another process holds the catalog file"):
         await writing
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     holder.execute("ROLLBACK")
     holder.close()
     entry = await kv.get("a")

@@ -87,7 +87,7 @@ async def test_a_lease_is_not_held_any_longer_than_the_catalog_may_count(kv: KV)
     lease = LogLease(Silent(), SystemClock(), 7, 1, 0.3, started_s)  # type: ignore[arg-type]
     while lease.held():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
-    assert 0.3 <= SystemClock().monotonic_s() - started_s < 1
+    assert 0.3 <= SystemClock().monotonic_s() - started_s < 5
     lease._keeping.cancel()
 
 

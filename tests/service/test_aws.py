@@ -78,7 +78,7 @@ def test_a_plan_that_does_not_stop_is_answered_in_time_too(function: LambdaEndpo
     started = time.monotonic()
     crossed = "FROM range(3000) a, range(3000) b, range(3000) c WHERE a.value + b.value > c.value"
     assert ask(function, f"SELECT count(*) {crossed}", Context(1000))[0] == 408
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize("kind", ["rest", "balancer"])

@@ -22,7 +22,7 @@ from service.local_names import is_local_name
 from service.server import ServeSettings, is_loopback
 from service.settings import EngineSettings
 from storage.clock import SystemClock
-from tests.support.processes import alive
+from tests.support.processes import alive, until
 
 PROGRAM = "import pickle, sys; from service.server import serve; serve(pickle.loads(bytes.fromhex(sys.argv[1])))"
 
@@ -48,6 +48,10 @@ def end(server: subprocess.Popen[str]) -> tuple[int, str]:
 
 def workers_of(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    asyncio.run(until(lambda: not any(map(alive, pids))))
 
 
 @pytest.fixture
@@ -88,7 +92,7 @@ def test_a_server_answers_over_the_engine_logs_json_and_ends_cleanly(lake: Path)
     code, log = end(server)
     assert code == 0
     assert workers
-    assert not any(map(alive, workers))
+    wait_until_gone(workers)
     lines = [json.loads(line) for line in log.splitlines()]
     statements = [line for line in lines if line["message"] == "statement"]
     assert {line["outcome"] for line in statements} >= {"succeeded", "ForbiddenError"}
@@ -106,7 +110,8 @@ def test_statements_that_run_at_sigterm_get_a_grace_and_then_an_error(lake: Path
     async def ask() -> tuple[httpx.Response, tuple[int, str]]:
         async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
             asked = asyncio.create_task(client.post("/v1/sql", json={"sql": endless}))
-            await asyncio.sleep(1)
+            while "firnline_statements_running 1.0" not in (await client.get("/metrics")).text:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
             ended = await asyncio.to_thread(end, server)
             return await asked, ended
 
@@ -123,11 +128,7 @@ def test_a_killed_server_leaves_no_worker(lake: Path) -> None:
     assert workers
     os.kill(server.pid, signal.SIGKILL)
     server.communicate()
-    for _ in range(200):
-        if not any(map(alive, workers)):
-            return
-        time.sleep(0.02)
-    raise AssertionError(workers)
+    wait_until_gone(workers)
 
 
 def test_an_address_that_others_reach_needs_tokens_and_then_a_token(lake: Path) -> None:

@@ -22,7 +22,7 @@ def children() -> list[int]:
     return found
 
 
-async def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
     """Wait for a condition. Raises `TimeoutError`."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110

