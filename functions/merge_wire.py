@@ -189,11 +189,11 @@ def _part(head: Head, files: pa.Table, position: int, known: Mapping[int, Equali
     snapshot = Snapshot(
         "parquet", "", 0, 0, head.schema,
         FileSet(
-            [value("location").as_py()], np.array([value("size").as_py()]), np.array([-1]),
+            [value("location").as_py()], np.array([int(value("size").as_py())]), np.array([-1]),
             partitions={} if row is None else {name: row.column(name).combine_chunks() for name in row.column_names},
             formats=formats,
         ),
         head.matching, name_mapping=head.name_mapping,
     )  # fmt: skip
     deletes = LoadedDeletes(positions, equality) if len(positions) or equality else None
-    return MergePart(snapshot, deletes, (value("start").as_py(), value("limit").as_py()))
+    return MergePart(snapshot, deletes, (int(value("start").as_py()), int(value("limit").as_py())))

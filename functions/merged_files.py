@@ -15,13 +15,12 @@ Source: Apache Parquet format, "File Metadata".
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -36,6 +35,8 @@ FOREVER: Final = 2**63 - 1
 _SPLIT_BYTES: Final = 10 << 20
 """The engine does not cut files that are smaller together."""
 _SMALL_SHARES: Final = 8
+_STAND_BYTES: Final = 1 << 40
+"""File systems have bounds for the length of a file."""
 _SELECTED: Final = 5
 """The engine thinks that a filter leaves a fifth."""
 _DECODED: Final = 3
@@ -61,28 +62,29 @@ class FilePart:
 class MergedFiles:
     """Files ``indices`` of a snapshot, and the files that stand for them.
 
-    stands : location path of a file that stands for some → the first of ``indices`` that it stands for
+    ends : int64[len(indices)], where each ends if all lie one behind another
+    stands : path of a file that stands for some → the first of ``indices`` that it stands for, and how many these are
     """
 
     snapshot: Snapshot
     indices: Sequence[int]
     deletes: Mapping[int, LoadedDeletes]
     live: str
-    stands: Mapping[str, int]
+    ends: np.ndarray
+    stands: Mapping[str, tuple[int, int]]
     scratch: Scratch = field(repr=False)
 
     def parts(self, path: str, start: int, limit: int) -> Iterator[FilePart]:
         """Yield what bytes [start, limit) of a file stand for; the parts of ranges that cover it are all there is."""
-        firsts = sorted({*self.stands.values(), len(self.indices)})
-        first = self.stands[path]
-        own = self.indices[first : firsts[bisect_right(firsts, first)]]
-        begin = 0
-        for index in own:
-            width = _width(self.snapshot, index)
-            if start < begin + width and begin < limit:
-                # The last part of a file has what is beyond the size that its table tells, too.
-                yield FilePart(index, max(0, start - begin), FOREVER if limit >= begin + width else limit - begin)
-            begin += width
+        first, n_files = self.stands[path]
+        before = int(self.ends[first - 1]) if first else 0
+        start, limit = start + before, limit + before
+        for place in range(max(first, int(np.searchsorted(self.ends, start, "right"))), first + n_files):
+            begin, end = int(self.ends[place - 1]) if place else 0, int(self.ends[place])
+            if begin >= limit:
+                return
+            # The last part of a file has what is beyond the size that its table tells, too.
+            yield FilePart(self.indices[place], max(0, start - begin), FOREVER if limit >= end else limit - begin)
 
     @property
     def urls(self) -> list[str]:
@@ -102,27 +104,24 @@ def merged_files(
     fields = [pa.field(each.name, each.type) for each in snapshot.schema]
     schema = pa.schema([*fields, pa.field(live, pa.bool_())])
     scratch = Scratch(folder)
-    sizes = [_width(snapshot, index) for index in indices]
-    n_stands = 1 if sum(sizes) >= _SPLIT_BYTES else min(len(indices), _SMALL_SHARES)
-    firsts = [len(indices) * number // n_stands for number in range(n_stands)]
-    starts = [0, *accumulate(sizes)]
-    footer = _footer(schema)
-    stands = {}
-    for first, limit in zip(firsts, [*firsts[1:], len(indices)], strict=True):
-        n_bytes = starts[limit] - starts[first]
-        path = scratch.folder / f"{first}.parquet"
-        _write(path, _told(footer, _n_rows(snapshot, indices[first:limit], n_bytes), n_bytes * _DECODED), n_bytes)
-        stands[str(path)] = first
-    return MergedFiles(snapshot, indices, deletes, live, stands, scratch)
+    places = np.asarray(indices, dtype=np.int64)
+    # A file of which no size is known has a byte, or no range would have it.
+    ends = np.cumsum(np.maximum(np.asarray(snapshot.files.sizes)[places], 1))
+    n_bytes = int(ends[-1])
+    n_stands = min(len(indices), _SMALL_SHARES if n_bytes < _SPLIT_BYTES else 1 + n_bytes // _STAND_BYTES)
+    footer, stands = _footer(schema), {}
+    for number in range(n_stands):
+        first, limit = (len(indices) * each // n_stands for each in (number, number + 1))
+        own = int(ends[limit - 1]) - (int(ends[first - 1]) if first else 0)
+        path = scratch.folder / f"{number}.parquet"
+        _write(path, _told(footer, _n_rows(snapshot, places[first:limit], own), own * _DECODED), own)
+        stands[str(path)] = first, limit - first
+    return MergedFiles(snapshot, indices, deletes, live, ends, stands, scratch)
 
 
-def _width(snapshot: Snapshot, index: int) -> int:
-    return max(1, int(snapshot.files.sizes[index]))
-
-
-def _n_rows(snapshot: Snapshot, indices: Sequence[int], n_bytes: int) -> int:
-    known = [int(snapshot.files.n_rows[index]) for index in indices]
-    return sum(known) if min(known) >= 0 else n_bytes // _ROW_BYTES + 1
+def _n_rows(snapshot: Snapshot, places: np.ndarray, n_bytes: int) -> int:
+    known = np.asarray(snapshot.files.n_rows)[places]
+    return int(known.sum()) if known.min() >= 0 else n_bytes // _ROW_BYTES + 1
 
 
 def _footer(schema: pa.Schema) -> bytes:

@@ -304,10 +304,10 @@ def _merged(session: Session, made: _Made) -> Table:
 
 def _for_tasks(session: Session, made: _Made) -> tuple[Table, MergedFiles] | None:
     """Return the files that are merged on read as tasks will read them; None if the table has a type that Parquet
-    files do not give back."""
+    files do not give back, or there is no place for files."""
     try:
         files = merged_files(made.snapshot, sorted(made.slow), made.deletes, session.options.spill_dir)
-    except pa.ArrowException:
+    except (pa.ArrowException, OSError):
         return None
     table = session.native_scan(files.urls)
     fields = [pa.field(each.name, each.type) for each in table.schema]

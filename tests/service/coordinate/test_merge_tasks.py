@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
+import signal
+import tempfile
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from service.settings import FunctionAccess
+from storage.errors import FirnlineError, InvalidError
 from tests.service.coordinate.test_fan_out import ask
+from tests.support.faulty_invoker import FaultyInvoker
 from tests.support.lakes import Lake, open_lake
-from tests.support.merged_tables import some_rows, write_delta, write_iceberg, write_parquet
+from tests.support.merged_tables import SCHEMA, some_rows, write_delta, write_iceberg, write_parquet
+from tests.support.processes import children
 from tests.support.stage_run import assert_same
 
 pytestmark = pytest.mark.anyio
@@ -82,3 +92,178 @@ async def test_random_tables_give_the_rows_of_one_process(lake: Lake, form: str,
         shown = await _tasks_of(lake, sql, n_tasks)
         assert "merges on read" in shown, shown
     assert not list(lake.folder.glob("_firnline/results/*/*"))
+
+
+@pytest.fixture
+async def pool(tmp_path: Path) -> AsyncIterator[Lake]:
+    """A lake whose tasks run in two processes, with a Delta table of 6 files, 4 of which have deleted rows."""
+    async with open_lake(tmp_path, functions=FunctionAccess(place="processes:2")) as opened:
+        chance = np.random.default_rng(5)
+        files = [some_rows(chance, 100) for _ in range(6)]
+        given = [(each, range(0, 100, 1 + number) if number > 1 else []) for number, each in enumerate(files)]
+        location = write_delta(opened.folder / "t", given)
+        await opened.table(f"CREATE EXTERNAL TABLE t STORED AS delta LOCATION '{location}'")
+        yield opened
+        assert not list(opened.folder.glob("_firnline/results/*/*"))
+
+
+def _scratch() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("firn-scratch-*/*.arrow"))
+
+
+async def _faulty(lake: Lake, **faults: Any) -> FaultyInvoker:
+    coordinator = lake.engine._fan_out
+    assert coordinator is not None
+    coordinator._invoker = FaultyInvoker(await coordinator.invoker(), **faults)
+    return coordinator._invoker
+
+
+async def test_a_worker_killed_while_it_merges_is_replaced(pool: Lake) -> None:
+    sql = "SELECT k, count(*), sum(d) FROM t GROUP BY k"
+    wanted, _ = await ask(pool, sql, functions="inline")
+    before, old = set(children()), _scratch()
+    await ask(pool, sql)
+    killed = 0
+
+    async def kill(number: int, message: bytes) -> bytes:
+        nonlocal killed
+        if number < 2:
+            workers = sorted(set(children()) - before)
+            asyncio.get_running_loop().call_later(0.003, os.kill, workers[number % len(workers)], signal.SIGKILL)
+            killed += 1
+        return message
+
+    await _faulty(pool, before=kill)
+    got, receipt = await ask(pool, sql)
+    assert_same(got, wanted)
+    assert killed == 2
+    assert receipt.slow_files == 4
+    # What a killed worker leaves is gone with a later one's first file, once it is a minute old.
+    assert len(_scratch() - old) <= 2
+
+
+@pytest.mark.parametrize(
+    ("file", "how"),
+    [("3.parquet", "missing"), ("3.parquet", "damaged"), ("2.parquet", "cut short"), ("deletion_vector_", "missing")],
+)
+async def test_files_that_are_missing_or_damaged_are_the_error_of_one_process(pool: Lake, file: str, how: str) -> None:
+    [path] = [each for each in (pool.folder / "t").iterdir() if each.name.startswith(file)][:1]
+    data = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(data[: len(data) // 2] if how == "cut short" else b"PAR1" + bytes(len(data) - 4))
+    errors = []
+    for functions in ("inline", "fan-out"):
+        with pytest.raises(FirnlineError) as caught:
+            await ask(pool, "SELECT sum(d), max(g) FROM t", functions=functions)
+        errors.append(caught.value)
+    alone, tasks = errors
+    assert path.name in str(alone)
+    assert path.name in str(tasks)
+    assert type(tasks) is type(alone)
+
+
+async def test_a_worker_of_a_release_that_merges_nothing_refuses_and_the_statement_runs_in_this_process(
+    pool: Lake,
+) -> None:
+    from functions import signed, tasks
+
+    sql = "SELECT k, count(*) FROM t GROUP BY k"
+    wanted, _ = await ask(pool, sql, functions="inline")
+    coordinator = pool.engine._fan_out
+    assert coordinator is not None
+    older, refused = tasks._TASK_FIELDS - {"merge"}, []
+
+    async def refuse(_number: int, message: bytes) -> bytes:
+        try:
+            signed.open_message(b"FNTK", message, coordinator._options.secret, older)
+        except InvalidError as error:
+            refused.append(error)
+            raise
+        return message
+
+    await _faulty(pool, before=refuse)
+    got, receipt = await ask(pool, sql)
+    assert refused[0].facts["differs"] == "fields"
+    assert refused[0].facts["fields"] == "merge"
+    assert receipt.workers_differ
+    assert_same(got, wanted)
+
+
+async def test_a_limit_reads_no_more_rows_than_it_takes(lake: Lake) -> None:
+    chance = np.random.default_rng(3)
+    files = [(some_rows(chance, 2_000), [7]) for _ in range(8)]
+    location = write_delta(lake.folder / "t", files)
+    await lake.table(f"CREATE EXTERNAL TABLE t STORED AS delta LOCATION '{location}'")
+    await ask(lake, "SELECT count(*) FROM t")
+    some, few = await ask(lake, "SELECT * FROM t LIMIT 10", max_tasks=2)
+    every, all_ = await ask(lake, "SELECT * FROM t WHERE d > -1000 LIMIT 1000000", max_tasks=2)
+    assert some.num_rows == 10
+    assert every.num_rows == 8 * 1_999
+    assert few.bytes_scanned < all_.bytes_scanned / 2
+
+
+async def test_many_deleted_rows_travel_as_pages_and_these_are_deleted(pool: Lake) -> None:
+    chance = np.random.default_rng(4)
+    rows = pa.table({name: pa.nulls(400_000, field.type) for name, field in zip(SCHEMA.names, SCHEMA, strict=True)})
+    deleted = [np.flatnonzero(chance.random(400_000) < 0.4).tolist() for _ in range(4)]
+    location = write_delta(pool.folder / "many", [(rows, each) for each in deleted])
+    await pool.table(f"CREATE EXTERNAL TABLE many STORED AS delta LOCATION '{location}'")
+    stored = 0
+
+    async def look(_number: int, message: bytes) -> bytes:
+        nonlocal stored
+        stored += len(list(pool.folder.glob("_firnline/results/*/*.arrow")))
+        return message
+
+    invoker = await _faulty(pool, before=look)
+    invoker.limits = replace(invoker.limits, message_bytes=100_000)
+    got, _ = await ask(pool, "SELECT count(*) FROM many")
+    assert got.column(0).to_pylist() == [4 * 400_000 - sum(map(len, deleted))]
+    assert stored
+
+
+async def test_earlier_versions_and_tables_without_files_are_read_too(lake: Lake) -> None:
+    chance = np.random.default_rng(6)
+    first, second = some_rows(chance, 50), some_rows(chance, 50)
+    folder = lake.folder / "t"
+    write_delta(folder, [(first, [1, 2, 3]), (second, [4])])
+    (folder / "_delta_log" / f"{1:020}.json").write_text(
+        json.dumps({"remove": {"path": "0.parquet", "deletionTimestamp": 1, "dataChange": True}}) + "\n"
+    )
+    (lake.folder / "none").mkdir()
+    write_delta(lake.folder / "none" / "t", [])
+    await lake.table(f"CREATE EXTERNAL TABLE t STORED AS delta LOCATION '{folder}'")
+    await lake.table(f"CREATE EXTERNAL TABLE none STORED AS delta LOCATION '{lake.folder}/none/t'")
+    for sql in (
+        "SELECT count(*) FROM t", "SELECT count(*) FROM t VERSION AS OF 0", "SELECT count(*) FROM none",
+        "SELECT a.k FROM t VERSION AS OF 0 a LEFT JOIN t b USING (k)", "SELECT t.k FROM t LEFT JOIN none USING (k)",
+        "SELECT k FROM none UNION ALL SELECT k FROM t",
+    ):  # fmt: skip
+        wanted, _ = await ask(lake, sql, functions="inline")
+        got, _ = await ask(lake, sql)
+        assert_same(got, wanted)
+    assert (await ask(lake, "SELECT count(*) FROM t VERSION AS OF 0"))[0].column(0).to_pylist() == [96]
+
+
+async def test_what_cannot_be_cut_is_one_task_and_says_why(lake: Lake) -> None:
+    await _table(lake, "t", "iceberg-2", np.random.default_rng(1), 4)
+    sql = "SELECT count(*) FROM t WHERE random() >= 0"
+    shown = await _tasks_of(lake, sql)
+    assert "query tasks=1" in shown
+    assert "one task: random()" in shown
+    wanted, _ = await ask(lake, sql, functions="inline")
+    got, receipt = await ask(lake, sql)
+    assert_same(got, wanted)
+    assert receipt.tasks == 2
+
+
+async def test_a_small_side_that_is_merged_is_broadcast(lake: Lake) -> None:
+    chance = np.random.default_rng(8)
+    lake.write("facts/0.parquet", pa.table({"k": chance.integers(0, 10, 3_000_000), "v": np.arange(3_000_000)}))
+    await lake.table(f"CREATE EXTERNAL TABLE facts STORED AS parquet LOCATION '{lake.folder}/facts'")
+    location = write_delta(lake.folder / "u", [(some_rows(chance, 20), [1])])
+    await lake.table(f"CREATE EXTERNAL TABLE u STORED AS delta LOCATION '{location}'")
+    shown = await _tasks_of(lake, "SELECT count(*) FROM facts JOIN u USING (k)")
+    assert "hash into" not in shown, shown
