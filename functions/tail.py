@@ -93,13 +93,14 @@ class Tails:
         self._logs, self._bytes_max = logs, bytes_max
         self._shards: dict[int, _Shard] = {}
 
-    async def folded(self) -> dict[int, int]:
+    async def folded(self) -> Mapping[int, int]:
         """Return the folded marks: to be asked before a statement loads its snapshots, and given to `of`."""
         return await self._logs.folded()
 
     async def of(
-        self, entry: TableEntry, snapshot: Snapshot, watermark: int, folded_before: Mapping[int, int]
-    ) -> TableTail:
+        self, entry: TableEntry, snapshot: Snapshot, watermark: int, folded_before: Mapping[int, int],
+        quiet: int | None = None,
+    ) -> TableTail:  # fmt: skip
         """Return what the table's snapshot lacks.
 
         Parameters
@@ -107,6 +108,8 @@ class Tails:
         entry : of a managed table
         watermark : of ``snapshot``
         folded_before : the marks as they were before the snapshot was loaded
+        quiet : `storage.log.access.Marks.quiet` of the log, asked for after the statement began and while ``snapshot``
+            was the table's newest: then what is held up to there is the log at that moment, and need not be read
 
         Raises
         ------
@@ -117,8 +120,9 @@ class Tails:
         number = entry.managed.shard
         shard = self._shards.setdefault(number, _Shard())
         mark = folded_before.get(number, 0)
-        for _ in range(_READS_MAX):
-            await shard.refresh(await self._logs.log(number), mark)
+        for attempt in range(_READS_MAX):
+            if attempt or quiet is None or not shard.reaches(quiet, mark):
+                await shard.refresh(await self._logs.log(number), mark)
             found = await shard.table(entry, snapshot, max(watermark, mark))
             if found is not None:
                 shard.evict(self._bytes_max)
@@ -184,6 +188,11 @@ class _Shard:
     tables: OrderedDict[str, _Held] = field(default_factory=OrderedDict)
     _running: asyncio.Task[None] | None = None
     _next: asyncio.Task[None] | None = None
+
+    def reaches(self, end: int, mark: int) -> bool:
+        """Tell whether what is held came from the object store alone, has all from ``mark`` to ``end``, and nothing
+        before it."""
+        return self.epoch == 0 and self.start == mark and self.limit >= end
 
     async def refresh(self, log: Log, mark: int) -> None:
         """Return once what a read of the log found that began after this call is held."""

@@ -19,6 +19,7 @@ from functions.tail import TableTail, Tails
 from service.snapshots import SnapshotCache
 from service.statement import Receipt
 from storage.errors import ConflictError, FirnlineError, NotFoundError, UnavailableError
+from storage.log.access import Marks
 from storage.stores import Stores
 from storage.tables.snapshot import At, Snapshot
 from storage.tables.watermark import watermark_of
@@ -77,6 +78,8 @@ class Loading:
     _named: bool = False
     _marks_before: Mapping[int, int] = field(default_factory=dict)
     _folded: asyncio.Task[Mapping[int, int]] | None = None
+    _before: Snapshot | None = None
+    """The newest snapshot of the table that `begin` was told, as it was known before the marks were asked for."""
 
     async def names(self) -> None:
         """Load what the catalog lists, once. Raises `UnavailableError` if it is away and was never heard."""
@@ -112,6 +115,7 @@ class Loading:
         """Ask for the log's marks already, at the same time as for the names, if a log feeds the table."""
         entry = (self.known.entries or {}).get(name)
         if entry is not None and entry.managed is not None and self._folded is None:
+            self._before = self.snapshots.known(entry.format, entry.source)
             self._folded = asyncio.create_task(self._ask_folded())
             # Nobody asks how it ended if the names cannot be had.
             self._folded.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -174,7 +178,12 @@ class Loading:
                 raise ConflictError("another table has this name now", table=f"{entry.namespace}.{entry.name}")
             snapshot = await self._newest(entry)
             watermark = watermark_of(snapshot, str(entry.managed.shard))
-        return Loaded(snapshot, await self.tails.of(entry, snapshot, watermark, folded), entry)
+        # Table and log as they were when the marks were asked for, if the table did not change since.
+        quiet = None
+        if snapshot is self._before and isinstance(folded, Marks):
+            assert entry.managed is not None
+            quiet = folded.quiet.get(entry.managed.shard)
+        return Loaded(snapshot, await self.tails.of(entry, snapshot, watermark, folded, quiet), entry)
 
     async def _newest(self, entry: TableEntry) -> Snapshot:
         try:
@@ -198,4 +207,5 @@ class Loading:
             if self.known.folded is None:
                 raise
             self.receipt.catalog_stale = True
+            return dict(self.known.folded)  # without what was quiet then
         return self.known.folded

@@ -44,12 +44,16 @@ class Directory:
 
     async def refresh(self) -> LogsState:
         """Return the catalog's state now. Raises `UnavailableError` if it does not answer and never did."""
+        return (await self.hear())[0]
+
+    async def hear(self) -> tuple[LogsState, bool]:
+        """`refresh`, and whether the catalog said so just now."""
         try:
-            return await self.ask()
+            return await self.ask(), True
         except (UnavailableError, IndeterminateError):
             if self._state is None:
                 raise
-            return self._state
+            return self._state, False
 
     async def ask(self) -> LogsState:
         """`refresh` that raises when the catalog does not answer."""

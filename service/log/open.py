@@ -19,6 +19,7 @@ from service.settings import LogAccess
 from storage.clock import Clock
 from storage.errors import FirnlineError, InvalidError
 from storage.log import AckMode
+from storage.log.access import Marks
 from storage.stores import Stores, join, normalize
 
 __all__ = ["LakeLogs", "open_logs"]
@@ -75,10 +76,14 @@ class LakeLogs:
         place = self._directory.place
         return StoredLog(place.blobs, place.log(shard))
 
-    async def folded(self) -> dict[int, int]:
+    async def folded(self) -> Marks:
         """See `storage.log.access.Logs.folded`. Also learns who owns the logs, for the reads that follow."""
-        state = await self._directory.refresh()
-        return {shard: each.folded for shard, each in state.by_shard.items() if each.epoch}
+        state, is_news = await self._directory.hear()
+        ends = {shard: log.quiet_end(state.of(shard)) for shard, log in self._logs.items()} if is_news else {}
+        return Marks(
+            {shard: each.folded for shard, each in state.by_shard.items() if each.epoch},
+            {shard: end for shard, end in ends.items() if end is not None},
+        )
 
     async def set_folded(self, shard: int, sequence: int) -> None:
         """See `storage.log.access.Logs.set_folded`."""

@@ -232,7 +232,13 @@ class ShardLog:
             state = (await self._directory.ask()).of(self._shard)
         except (UnavailableError, IndeterminateError):
             return False
-        return state.owner is None and state.epoch == self._quiet[0]
+        return self.quiet_end(state) is not None
+
+    def quiet_end(self, state: ShardState) -> int | None:
+        """Return the sequence behind which nobody had been acknowledged anything when the catalog said ``state``; None
+        if that is not known without a read."""
+        quiet = self._quiet
+        return quiet[1] if quiet is not None and state.owner is None and state.epoch == quiet[0] else None
 
     def _journal(self, state: ShardState) -> Path | None:
         path = self._directory.place.journal_of(self._shard, state, self._directory.process.host)

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from storage.log import AckMode, LogRecord, Receipt, Record
 
-__all__ = ["Log", "LogRange", "Logs", "Touched"]
+__all__ = ["Log", "LogRange", "Logs", "Marks", "Touched"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,18 @@ class LogRange:
     records: Sequence[LogRecord]
     epoch: int
     more: bool = False
+
+
+class Marks(dict[int, int]):
+    """Shard → the sequence before which every record is in its table.
+
+    quiet : shard → the sequence behind which nobody had been acknowledged anything when the marks were asked for;
+        only of shards of which this process knows that without reading them
+    """
+
+    def __init__(self, folded: Mapping[int, int], quiet: Mapping[int, int]) -> None:
+        super().__init__(folded)
+        self.quiet = quiet
 
 
 class Log(Protocol):

@@ -132,6 +132,25 @@ def touched(tail: TableTail) -> list[int]:
     return sorted(key for batch in tail.keys or () for key in batch.column(0).to_pylist())
 
 
+async def test_a_log_that_was_quiet_when_the_statement_began_is_read_once_only() -> None:
+    log = ListLog(epoch=0)
+    tails = Tails(ListLogs(log))
+    await log.append([record_of(rows_of((1, "a"), (2, "b"))), record_of(rows_of((3, "c")))])
+    for _ in range(3):
+        tail = await tails.of(entry_of(), snapshot_of(), 0, {}, quiet=2)
+        assert (shown(tail), tail.since, log.n_reads) == ([(1, "a"), (2, "b"), (3, "c")], (0, 2), 1)
+    await log.append([record_of(rows_of((4, "d")))])
+    assert len(shown(await tails.of(entry_of(), snapshot_of(), 0, {}, quiet=3))) == 4
+    assert log.n_reads == 2
+    assert len(shown(await tails.of(entry_of(), snapshot_of(), 0, {0: 2}, quiet=3))) == 1
+    assert log.n_reads == 3  # what was folded since is let go of
+    log.epoch = 5
+    await log.append([record_of(rows_of((5, "e")))])
+    assert len(shown(await tails.of(entry_of(), snapshot_of(), 2, {0: 2}))) == 2
+    assert len(shown(await tails.of(entry_of(), snapshot_of(), 2, {0: 2}, quiet=4))) == 2
+    assert log.n_reads == 5  # what a writer told is asked for anew
+
+
 async def test_appended_rows_are_seen_at_once_and_decoded_once() -> None:
     log = ListLog()
     tails = Tails(ListLogs(log))

@@ -49,6 +49,24 @@ async def test_an_appended_row_is_in_the_next_answer_and_once_after_its_fold(lak
 
 
 @pytest.mark.parametrize("format_", FORMATS)
+async def test_keys_looked_up_in_a_quiet_log_are_as_another_process_wrote_them_last(lake: Lake, format_: str) -> None:
+    entry = await make_table(lake, "t", PLAIN, format_, key=["k"])
+    async with open_lake(lake.folder) as reader:
+        for number in range(4):
+            await append(lake, entry, {"k": [1, 2 + number], "v": [f"{number}", "x"]})
+            assert await reader.rows("SELECT v FROM t WHERE k = 1") == [(f"{number}",)]
+            if number == 2:
+                await fold(lake)
+                await lake.rows("OPTIMIZE t")
+            for log in lake.engine.logs.all().values():  # type: ignore[attr-defined]
+                await log.release()
+            for _ in range(3):
+                assert await reader.rows("SELECT v FROM t WHERE k = 1") == [(f"{number}",)]
+            assert "lookup" in reader.receipt.routes.get("default.t", "") or number < 2
+            assert await reader.rows("SELECT v FROM t WHERE k = 7") == []
+
+
+@pytest.mark.parametrize("format_", FORMATS)
 async def test_the_last_writer_of_a_key_wins_over_the_table(lake: Lake, format_: str) -> None:
     entry = await make_table(lake, "t", PLAIN, format_, key=["k"])
     await append(lake, entry, {"k": [1, 2, 3], "v": ["a", "b", "c"]})

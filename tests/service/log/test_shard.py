@@ -79,6 +79,31 @@ async def test_a_log_that_nobody_owns_is_read_once_and_again_when_someone_did(tm
             assert blobs.n_calls > before
 
 
+async def test_a_log_is_quiet_from_its_last_read_until_someone_owns_it(tmp_path: Path) -> None:
+    clock = SystemClock()
+    kv, blobs = MemoryKV(clock), MemoryBlobs(clock)
+    away = AwayKV(kv)
+    async with opened(tmp_path, kv=kv, blobs=blobs) as writer, opened(tmp_path, kv=away, blobs=blobs) as reader:
+        assert (await reader.folded()).quiet == {}
+        await (await writer.log(0)).append([row("a")])
+        log = await reader.log(0)
+        assert (await reader.folded()).quiet == {}
+        assert (await writer.folded()).quiet == {}  # its own log is not quiet
+        await writer.shard(0).release()
+        assert (await reader.folded()).quiet == {}
+        assert (await log.read(0)).limit == 1
+        assert (await reader.folded()).quiet == {0: 1}
+        away.is_away = True
+        assert (await reader.folded()).quiet == {}
+        away.is_away = False
+        await (await writer.log(0)).append([row("b")])
+        assert (await reader.folded()).quiet == {}
+        await writer.shard(0).release()
+        assert (await reader.folded()).quiet == {}
+        assert (await log.read(1)).limit == 2
+        assert (await reader.folded()).quiet == {0: 2}
+
+
 async def test_while_the_catalog_is_away_a_log_without_owner_is_read_from_the_store(tmp_path: Path) -> None:
     clock = SystemClock()
     kv, blobs = MemoryKV(clock), WrappedBlobs(MemoryBlobs(clock))
