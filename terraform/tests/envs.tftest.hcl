@@ -117,3 +117,72 @@ run "prod_has_a_key_etcd_and_a_log_service" {
     error_message = "The key is rotated, and the endpoint may use it."
   }
 }
+
+run "prod_lets_spans_out_to_where_they_are_sent" {
+  command = apply
+
+  module {
+    source = "./envs/prod"
+  }
+
+  variables {
+    name                 = "ice"
+    log_service          = true
+    reserved_concurrency = { query = -1, worker = -1 }
+
+    telemetry = {
+      OTEL_EXPORTER_OTLP_ENDPOINT        = "http://collector.ice.internal:4318"
+      OTEL_EXPORTER_OTLP_TRACES_ENDPOINT = "http://[fd00::1]/v1/traces"
+    }
+
+    network = {
+      vpc_id     = "vpc-1"
+      subnet_ids = ["subnet-a", "subnet-b", "subnet-c"]
+      zones      = ["eu-central-1a", "eu-central-1b", "eu-central-1c"]
+    }
+  }
+
+  assert {
+    condition     = { for name, rule in aws_vpc_security_group_egress_rule.functions : name => [rule.from_port, rule.to_port] } == { aws = [443, 443], etcd = [2379, 2379], log = [8081, 8081], telemetry-4318 = [4318, 4318], telemetry-80 = [80, 80] }
+    error_message = "Functions reach AWS, etcd, the log and the collector."
+  }
+
+  assert {
+    condition     = toset(module.wal[0].egress_ports) == toset([443, 2379, 4318, 80])
+    error_message = "The log service reaches AWS, etcd and the collector."
+  }
+
+  assert {
+    condition     = contains(jsondecode(module.query.policy).Statement[*].Sid, "AskAccount") && module.query.environment["FIRN_TASKS_MAX"] == null
+    error_message = "Without a reserve the endpoint asks the account how many tasks run at once."
+  }
+}
+
+run "prod_opens_nothing_for_a_collector_behind_https" {
+  command = apply
+
+  module {
+    source = "./envs/prod"
+  }
+
+  variables {
+    name      = "ice"
+    telemetry = { OTEL_EXPORTER_OTLP_ENDPOINT = "https://otlp.example.org/in" }
+
+    network = {
+      vpc_id     = "vpc-1"
+      subnet_ids = ["subnet-a", "subnet-b", "subnet-c"]
+      zones      = ["eu-central-1a", "eu-central-1b", "eu-central-1c"]
+    }
+  }
+
+  assert {
+    condition     = toset(keys(aws_vpc_security_group_egress_rule.functions)) == toset(["aws", "etcd", "log"])
+    error_message = "Port 443 is open already."
+  }
+
+  assert {
+    condition     = !contains(jsondecode(module.query.policy).Statement[*].Sid, "AskAccount")
+    error_message = "Workers with a reserve are asked themselves."
+  }
+}

@@ -171,3 +171,40 @@ run "workers_need_a_secret" {
 
   expect_failures = [terraform_data.checks]
 }
+
+run "asks_the_account_where_the_worker_has_no_reserve" {
+  command = apply
+
+  module {
+    source = "./modules/query"
+  }
+
+  variables {
+    worker    = { name = "w", arn = "arn:aws:lambda:eu-central-1:123456789012:function:w", reserved = false }
+    tasks_max = -1
+  }
+
+  assert {
+    condition     = one([for each in jsondecode(output.policy).Statement : each if each.Sid == "AskAccount"]) == { Sid = "AskAccount", Effect = "Allow", Action = ["lambda:GetAccountSettings"], Resource = ["*"] }
+    error_message = "How many tasks run at once is then the account's matter."
+  }
+
+  assert {
+    condition     = output.environment["FIRN_TASKS_MAX"] == null
+    error_message = "No reserve is no number of tasks."
+  }
+}
+
+run "a_short_secret_is_refused" {
+  command = plan
+
+  module {
+    source = "./modules/query"
+  }
+
+  variables {
+    task_secret = "only-in-tests-0123456789-abcdefghij,too-short"
+  }
+
+  expect_failures = [var.task_secret]
+}

@@ -59,7 +59,7 @@ module "query" {
   image_uri          = var.image_uri
   architecture       = var.architecture
   auth               = var.auth
-  worker             = { name = module.worker.name, arn = module.worker.arn }
+  worker             = { name = module.worker.name, arn = module.worker.arn, reserved = module.worker.reserved }
   task_secret        = data.aws_secretsmanager_secret_version.task.secret_string
   tasks_max          = 20
   max_cost_usd       = 1

@@ -70,7 +70,7 @@ module "query" {
   image_uri       = var.image_uri
   architecture    = "x86_64"
   auth            = "token"
-  worker          = { name = module.worker.name, arn = module.worker.arn }
+  worker          = { name = module.worker.name, arn = module.worker.arn, reserved = module.worker.reserved }
   task_secret     = local.secret
   environment     = local.environment
   alarm_topic_arn = aws_sns_topic.alarms.arn

@@ -12,6 +12,14 @@ locals {
   bucket  = "${var.name}-${data.aws_caller_identity.me.account_id}"
   clients = { query = aws_security_group.functions.id }
 
+  # Where spans go, by the URLs that OpenTelemetry is told.
+  telemetry_ports = toset([
+    for name in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] :
+    try(tonumber(regex("^https?://(?:\\[[^\\]]*\\]|[^/:?#]+):([0-9]+)", var.telemetry[name])[0]), startswith(var.telemetry[name], "https:") ? 443 : 80)
+    if contains(keys(var.telemetry), name)
+  ])
+  ports = { aws = 443, etcd = 2379, log = 8081 }
+
   network = {
     subnet_ids         = var.network.subnet_ids
     security_group_ids = [aws_security_group.functions.id]
@@ -39,7 +47,9 @@ resource "aws_security_group" "functions" {
 }
 
 resource "aws_vpc_security_group_egress_rule" "functions" {
-  for_each = { aws = 443, etcd = 2379, log = 8081 }
+  for_each = merge(local.ports, {
+    for port in setsubtract(local.telemetry_ports, values(local.ports)) : "telemetry-${port}" => port
+  })
 
   security_group_id = aws_security_group.functions.id
   description       = "To ${each.key}"
@@ -127,7 +137,7 @@ module "query" {
   auth                 = var.auth
   api_gateway          = var.api_gateway
   log_service          = var.log_service
-  worker               = { name = module.worker.name, arn = module.worker.arn }
+  worker               = { name = module.worker.name, arn = module.worker.arn, reserved = module.worker.reserved }
   task_secret          = data.aws_secretsmanager_secret_version.task.secret_string
   tasks_max            = var.reserved_concurrency.worker
   max_cost_usd         = var.max_cost_usd

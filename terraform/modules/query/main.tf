@@ -28,7 +28,7 @@ locals {
       FIRN_REQUIRE_TOKENS       = var.auth == "token" ? "1" : "0"
       FIRN_FUNCTIONS            = var.worker == null ? "inline" : "lambda:${var.worker.name}"
       FIRN_TASK_SECRET          = var.task_secret
-      FIRN_TASKS_MAX            = var.tasks_max == 0 ? null : tostring(var.tasks_max)
+      FIRN_TASKS_MAX            = var.tasks_max <= 0 ? null : tostring(var.tasks_max)
       FIRN_MAX_COST             = var.max_cost_usd == 0 ? null : tostring(var.max_cost_usd)
       FIRN_STATEMENT_TIMEOUT_MS = tostring(local.statement_timeout_ms)
       FIRN_MEMORY_LIMIT         = "${local.memory_limit_mb}MiB"
@@ -46,6 +46,14 @@ locals {
     Action   = ["lambda:InvokeFunction", "lambda:GetFunctionConcurrency"] # how many tasks it takes at once
     Resource = [var.worker.arn]
   }]
+
+  # One without a reserve takes as many as the account has left; AWS knows no resource for the account's settings.
+  ask_account = try(var.worker.reserved, true) ? [] : [{
+    Sid      = "AskAccount"
+    Effect   = "Allow"
+    Action   = ["lambda:GetAccountSettings"]
+    Resource = ["*"]
+  }]
 }
 
 module "function" {
@@ -61,7 +69,7 @@ module "function" {
   spill_mb             = var.spill_mb
   reserved_concurrency = var.reserved_concurrency
   environment          = { for name, value in local.environment : name => value if value != null }
-  statements           = concat(module.access.statements, local.invoke_worker)
+  statements           = concat(module.access.statements, local.invoke_worker, local.ask_account)
   log_retention_days   = var.log_retention_days
   kms_key_arn          = var.kms_key_arn
   tracing              = var.tracing

@@ -128,10 +128,11 @@ variable "reserved_concurrency" {
 }
 
 variable "worker" {
-  description = "The worker function's name and ARN; null: statements run in the query function alone."
+  description = "The worker function's name and ARN, and whether it has a reserve of concurrency; null: statements run in the query function alone."
   type = object({
-    name = string
-    arn  = string
+    name     = string
+    arn      = string
+    reserved = optional(bool, true)
   })
   default = null
 }
@@ -149,7 +150,7 @@ variable "task_secret" {
 }
 
 variable "tasks_max" {
-  description = "Tasks of a statement at once; 0: Firnline's default."
+  description = "Tasks of a statement at once; 0 or less: Firnline's default."
   type        = number
   default     = 0
 }

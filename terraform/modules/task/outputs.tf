@@ -27,3 +27,8 @@ output "container" {
   description = "The container's definition."
   value       = local.container
 }
+
+output "egress_ports" {
+  description = "Ports that the task reaches."
+  value       = [for rule in aws_vpc_security_group_egress_rule.out : rule.from_port]
+}

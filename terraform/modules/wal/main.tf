@@ -35,6 +35,13 @@ locals {
     var.environment,
   )
 
+  # Where spans go, by the URLs that OpenTelemetry is told.
+  telemetry_ports = [
+    for name in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] :
+    try(tonumber(regex("^https?://(?:\\[[^\\]]*\\]|[^/:?#]+):([0-9]+)", var.environment[name])[0]), startswith(var.environment[name], "https:") ? 443 : 80)
+    if contains(keys(var.environment), name)
+  ]
+
   mount_journal = local.efs == 0 ? [] : [{
     Sid       = "MountJournal"
     Effect    = "Allow"
@@ -174,7 +181,7 @@ module "task" {
   }
 
   client_security_group_ids = var.client_security_group_ids
-  egress_ports              = concat([443], var.catalog == null ? [] : [2379], local.efs == 1 ? [2049] : [])
+  egress_ports              = concat([443], var.catalog == null ? [] : [2379], local.efs == 1 ? [2049] : [], local.telemetry_ports)
   running                   = var.running
   log_retention_days        = var.log_retention_days
   kms_key_arn               = var.kms_key_arn

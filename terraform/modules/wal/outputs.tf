@@ -17,3 +17,8 @@ output "container" {
   description = "The container's definition."
   value       = module.task.container
 }
+
+output "egress_ports" {
+  description = "Ports that the task reaches."
+  value       = module.task.egress_ports
+}

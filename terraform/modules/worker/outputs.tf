@@ -8,6 +8,11 @@ output "arn" {
   value       = module.function.arn
 }
 
+output "reserved" {
+  description = "Whether it has a reserve of the account's concurrency."
+  value       = var.reserved_concurrency >= 0
+}
+
 output "role_name" {
   description = "Name of its role."
   value       = module.function.role_name
