@@ -38,3 +38,20 @@ async def test_a_condition_of_an_aggregate_that_stands_twice_is_no_error_of_the_
         assert await lake.rows(f"SELECT max({chosen}) FILTER (WHERE b IS NOT TRUE) FROM {table}") == [(5,)]
         summed = f"SELECT {chosen} AS c, sum({chosen}) FROM {table} GROUP BY {chosen} ORDER BY c"
         assert await lake.rows(summed) == [(2, 2), (3, 3), (5, 5)]
+
+
+async def test_a_field_of_a_struct_beside_a_column_that_is_computed_of_its_namesake(tmp_path: Path) -> None:
+    async with open_lake(tmp_path) as lake:
+        maps = pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int64()))
+        rows = {"a": [1, 2], "b": [10, 20], "s": [{"x": "p"}, {"x": "q"}], "m": maps, "f": [1.5, float("nan")]}
+        lake.write("t/1.parquet", rows)
+        lake.write("t/2.parquet", {**rows, "b": pa.array([30, 40], pa.int32())})
+        table = f"parquet('{tmp_path}/t/*.parquet')"
+        wanted = [(-1, "p"), (-1, "p"), (-2, "q"), (-2, "q")]
+        for limited in ("WHERE a > 0", "LIMIT 10"):
+            negative = f"SELECT a, s['x'] FROM (SELECT -a AS a, s FROM {table} {limited}) ORDER BY a DESC"
+            assert await lake.rows(negative) == wanted
+        swapped = f"SELECT b, a, s['x'] FROM (SELECT a AS b, b AS a, s FROM {table}) WHERE a > 15 ORDER BY a"
+        assert await lake.rows(swapped) == [(2, 20, "q"), (1, 30, "p"), (2, 40, "q")]
+        grouped = f"SELECT a, max(s['x']) FROM {table} WHERE f > 1 GROUP BY a ORDER BY a"
+        assert await lake.rows(grouped) == [(1, "p"), (2, "q")]
