@@ -87,6 +87,11 @@ class MergedFiles:
             yield FilePart(self.indices[place], max(0, start - begin), FOREVER if limit >= end else limit - begin)
 
     @property
+    def n_bytes(self) -> int:
+        """Of all files together."""
+        return int(self.ends[-1])
+
+    @property
     def urls(self) -> list[str]:
         return [f"file://{path}" for path in self.stands]
 

@@ -23,6 +23,7 @@ from functions.prune import may_match
 from functions.scan import TableScan
 from functions.session import CATALOG, OWN_FUNCTIONS, READ_ONLY, TIME_WORDS, Names, stub
 from service.answer_schema import answered, retyped, settled, without_metadata
+from service.coordinate.choose import tasks_to_merge
 from service.coordinate.tasks import SHUFFLED_TASKS_MAX, Tasks
 from service.exact import bind, exact_literals, with_noise
 from service.explain import with_tables
@@ -356,9 +357,12 @@ class Planner:
             for name in names
         ]  # fmt: skip
         try:
-            return dict(scans) | dict(zip(names, await asyncio.gather(*works), strict=True))
+            made = dict(scans) | dict(zip(names, await asyncio.gather(*works), strict=True))
         except BaseException as error:
             raise self._translated(error) from error
+        merged = max((files.n_bytes for scan in made.values() for files in scan.merged), default=0)
+        self._tasks = replace(self._tasks, n_tasks=tasks_to_merge(self._tasks.n_tasks, merged))
+        return made
 
     def _n_scanned(self, scans: Mapping[TableName, TableScan]) -> int:
         return sum(each.n_scanned for each in scans.values())

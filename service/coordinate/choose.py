@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from service.cost import ENGINE_BYTES_PER_S
 
-__all__ = ["TASK_BYTES", "TASK_OVERHEAD_S", "Choice", "choose"]
+__all__ = ["MERGE_TASK_BYTES", "TASK_BYTES", "TASK_OVERHEAD_S", "Choice", "choose", "tasks_to_merge"]
 
 TASK_BYTES = 64 << 20
 """What one task scans: about a quarter of a second of work, and longer from an object store."""
+MERGE_TASK_BYTES = 128 << 20
+"""Of files that one task merges on read: their rows lie on its disk, and take three times as much there."""
 TASK_OVERHEAD_S = 0.05
 """Of a task on a warm worker: its message, its plan, its reply. In a process of this machine 10 ms."""
 STAGES_S = 0.3
@@ -51,3 +53,9 @@ def choose(asked: str, scan_bytes: int, *, concurrency: int, n_cores: int, tasks
             0, f"scanning {scan_bytes} bytes takes about {here_s:.2g} s here and {there_s:.2g} s in {n_tasks} tasks"
         )
     return Choice(n_tasks, f"about {here_s:.2g} s here, {there_s:.2g} s in {n_tasks} tasks")
+
+
+def tasks_to_merge(n_tasks: int, n_bytes: int) -> int:
+    """Return how many tasks a statement gets that was to get ``n_tasks`` and merges so many bytes of files on read. No
+    more run at once than otherwise."""
+    return max(n_tasks, min(-(-n_bytes // MERGE_TASK_BYTES), _TASKS_MAX))

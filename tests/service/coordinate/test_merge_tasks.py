@@ -16,11 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from service.coordinate.choose import MERGE_TASK_BYTES, tasks_to_merge
 from service.settings import FunctionAccess
 from storage.errors import FirnlineError, InvalidError
 from tests.service.coordinate.test_fan_out import ask
 from tests.support.faulty_invoker import FaultyInvoker
 from tests.support.lakes import Lake, open_lake
+from tests.support.managed import append, delete, fold, make_table
 from tests.support.merged_tables import SCHEMA, some_rows, write_delta, write_iceberg, write_parquet
 from tests.support.processes import children
 from tests.support.stage_run import assert_same
@@ -267,3 +269,46 @@ async def test_a_small_side_that_is_merged_is_broadcast(lake: Lake) -> None:
     await lake.table(f"CREATE EXTERNAL TABLE u STORED AS delta LOCATION '{location}'")
     shown = await _tasks_of(lake, "SELECT count(*) FROM facts JOIN u USING (k)")
     assert "hash into" not in shown, shown
+
+
+@pytest.mark.parametrize("format_", ["delta", "iceberg"])
+async def test_rows_of_the_log_and_look_ups_stand_beside_files_that_are_merged(tmp_path: Path, format_: str) -> None:
+    fields = [pa.field("k", pa.int64(), False), ("v", pa.string()), ("g", pa.int32()), ("x", pa.float64())]
+    async with open_lake(tmp_path / "lake", create=True, functions=FunctionAccess(place="inline")) as lake:
+        entry = await make_table(lake, "t", pa.schema(fields), format_, key=["k"])
+
+        async def put(keys: range, text: str) -> None:
+            rows = [{"k": k, "v": f"{text}{k}", "g": k % 3, "x": (0.5, float("nan"))[k % 2]} for k in keys]
+            await append(lake, entry, {name: [row[name] for row in rows] for name in ("k", "v", "g", "x")})
+
+        await put(range(200), "a")
+        await fold(lake)
+        await lake.table("CREATE INDEX i ON t (k) USING locator")
+        await put(range(150, 300), "b")
+        await delete(lake, entry, {"k": [3, 151]})
+        await fold(lake)
+        await put(range(290, 310), "c")
+        await delete(lake, entry, {"k": [4, 152, 295]})
+        n_slow = 0
+        for sql in (
+            "SELECT g, count(*), min(v), max(v) FROM t GROUP BY g",
+            "SELECT count(*) FROM t",
+            "SELECT * FROM t WHERE g = 1",
+            "SELECT v, x FROM t WHERE k IN (2, 3, 4, 170, 295, 299, 305)",
+            "SELECT count(*) FROM t a JOIN t b ON a.k = b.k + 1",
+        ):
+            wanted, alone = await ask(lake, sql, functions="inline")
+            got, receipt = await ask(lake, sql)
+            assert_same(got, wanted)
+            assert receipt.tail_rows == alone.tail_rows > 0
+            assert receipt.slow_files == alone.slow_files
+            n_slow += receipt.slow_files
+        assert (await ask(lake, "SELECT count(*) FROM t"))[0].column(0).to_pylist() == [305]
+        assert n_slow
+        assert "merges on read" in await _tasks_of(lake, "SELECT count(*) FROM t")
+
+
+def test_a_task_merges_no_more_than_its_disk_holds() -> None:
+    assert tasks_to_merge(2, 10) == 2
+    assert tasks_to_merge(2, 100 * MERGE_TASK_BYTES) == 100
+    assert tasks_to_merge(2, 10**15) == 1000
