@@ -10,7 +10,7 @@ __all__ = ["COMMANDS", "HELP", "Meta", "parse_meta", "quoted_name"]
 
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     (r"\d", "", "list the tables"),
-    (r"\d", "TABLE", "show a table's columns"),
+    (r"\d", "TABLE", "show a table's columns and indexes"),
     (r"\dn", "", "list the schemas"),
     (r"\di", "[TABLE]", "list the indexes"),
     (r"\timing", "[on|off]", "say what each answer cost"),

@@ -6,6 +6,7 @@ Ctrl-C clears what is typed or cancels what runs; only Ctrl-D and ``\\q`` leave.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -108,7 +109,8 @@ class Shell:
             case r"\?":
                 click.echo(HELP)
             case r"\d" if meta.argument:
-                self._runner.run(Piece(f"DESCRIBE {quoted_name(meta.argument)}"))
+                if self._runner.run(Piece(f"DESCRIBE {quoted_name(meta.argument)}")):
+                    self._tell_indexes(quoted_name(meta.argument))
             case r"\d":
                 self._runner.run(Piece("SHOW TABLES"))
             case r"\dn":
@@ -129,6 +131,12 @@ class Shell:
             case r"\i":
                 self._script(_script_of(meta.argument))
         return True
+
+    def _tell_indexes(self, table: str) -> None:
+        """Name the table's indexes; of what can have none, as a view, nothing is said."""
+        with suppress(FirnlineError):
+            for row in self._runner.connection.sql(f"SHOW INDEXES FROM {table}").to_pylist():
+                click.echo(f"index {row['name']} ({row['columns']}): {row['kind']}, {row['status']}")
 
     def _report(self, error: FirnlineError, piece: Piece | None = None) -> None:
         click.echo(report(error, piece, color=self._style.color), err=True)
