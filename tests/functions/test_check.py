@@ -113,6 +113,12 @@ async def lake(tmp_path: Path) -> Lake:
     return Lake(tmp_path, kv, tables, entry)
 
 
+async def test_it_tells_what_it_looks_at(lake: Lake) -> None:
+    told: list[str] = []
+    await lake.check(progress=told.append)
+    assert told == ["table 1 of 1: default.t", "table 1 of 1: default.t: 1 of 1 files", "log 0", "indexes"]
+
+
 async def test_a_sound_lake_has_no_findings(lake: Lake) -> None:
     for deep in (False, True):
         report = await lake.check(deep=deep)
