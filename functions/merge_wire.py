@@ -20,6 +20,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, Literal, cast
 
 import numpy as np
@@ -105,26 +106,52 @@ def opened_head(values: Mapping[str, Any]) -> Head:
 
 
 def rows_of(merged: MergedFiles, parts: Sequence[FilePart]) -> pa.RecordBatch:
-    """Return the rows that tell of parts of files."""
-    snapshot = merged.snapshot
+    """Return the rows that tell of parts of files; keys come first."""
+    files = merged.snapshot.files
+    deletes = [merged.deletes.get(part.index) for part in parts]
     numbers: dict[int, tuple[int, EqualityDelete]] = {}
-    rows: list[dict[str, Any]] = []
-    for part in parts:
-        deletes = merged.deletes.get(part.index)
-        keys = [_number(numbers, each) for each in deletes.equality] if deletes is not None else []
-        positions = deletes.positions if deletes is not None and len(deletes.positions) else None
-        rows.append({
-            "location": snapshot.files.paths[part.index], "size": int(snapshot.files.sizes[part.index]),
-            "format": snapshot.files.formats.get(part.index, "parquet"), "start": part.start, "limit": part.limit,
-            "constants": _stream(constants_of(snapshot, part.index)),
-            "positions": None if positions is None else np.diff(positions, prepend=0),
-            "keys": keys,
-        })  # fmt: skip
+    keys = [[_number(numbers, each) for each in own.equality] if own is not None else [] for own in deletes]
+    known: dict[tuple[Any, ...], bytes | None] = {}
+    columns = [
+        pa.array([files.paths[part.index] for part in parts], pa.string()),
+        pa.array([int(files.sizes[part.index]) for part in parts], pa.int64()),
+        pa.array([files.formats.get(part.index, "parquet") for part in parts], pa.string()),
+        pa.array([part.start for part in parts], pa.int64()),
+        pa.array([part.limit for part in parts], pa.int64()),
+        pa.array([_constants(merged.snapshot, part.index, known) for part in parts], pa.large_binary()),
+        _distances([None if own is None or not len(own.positions) else own.positions for own in deletes]),
+        pa.array(keys, PARTS.field("keys").type),
+    ]
+    columns += [pa.nulls(len(parts), field.type) for field in list(PARTS)[len(columns) :]]
     told = [
         {"key": number, "key_rows": _written(delete.keys), "key_schema": delete.schema.serialize().to_pybytes()}
         for number, delete in numbers.values()
     ]
-    return pa.RecordBatch.from_pylist([*told, *rows], schema=PARTS)
+    batches = [pa.RecordBatch.from_pylist(told, schema=PARTS), pa.RecordBatch.from_arrays(columns, schema=PARTS)]
+    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0] if told else batches[1]
+
+
+def _distances(positions: Sequence[np.ndarray | None]) -> pa.Array:
+    """Return lists of each position's distance from the one before it in its list."""
+    lengths = [0 if each is None else len(each) for each in positions]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    every = np.concatenate([np.empty(0, np.int64), *(each for each in positions if each is not None)])
+    distances = np.diff(every, prepend=0)
+    firsts = offsets[:-1][np.asarray(lengths, dtype=np.int64) > 0]
+    distances[firsts] = every[firsts]
+    mask = pa.array([each is None for each in positions], pa.bool_())
+    return pa.LargeListArray.from_arrays(
+        pa.array(offsets), pa.array(distances), type=PARTS.field("positions").type, mask=mask
+    )
+
+
+def _constants(snapshot: Snapshot, index: int, known: dict[tuple[Any, ...], bytes | None]) -> bytes | None:
+    """Return a file's constants; files of one partition share them."""
+    constants = constants_of(snapshot, index)
+    key = tuple((name, value) for name, value in constants.items())
+    if key not in known:
+        known[key] = _stream(constants)
+    return known[key]
 
 
 def _number(numbers: dict[int, tuple[int, EqualityDelete]], delete: EqualityDelete) -> int:
@@ -158,11 +185,22 @@ def parts_of(head: Head, batches: Iterable[pa.RecordBatch]) -> Iterator[MergePar
         table = pa.Table.from_batches(found).cast(PARTS) if found else PARTS.empty_table()
         keys = table.filter(table.column("key").is_valid())
         known = {row["key"]: _keys(row) for row in keys.to_pylist()}
-        files = table.filter(table.column("key").is_null()).select(PARTS.names[:8])
-        for position in range(files.num_rows):
-            yield _part(head, files, position, known)
+        files = table.filter(table.column("key").is_null()).select(PARTS.names[:8]).combine_chunks()
+        positions = _positions(files.column("positions"))
+        constants: dict[bytes, Mapping[str, pa.Array]] = {}
+        for row, deleted in zip(files.drop_columns(["positions"]).to_pylist(), positions, strict=True):
+            yield _part(head, row, deleted, known, constants)
     except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise CorruptError("what a task is told of files to merge does not decode", reason=repr(error)[:200]) from None
+
+
+def _positions(column: pa.ChunkedArray) -> Iterator[np.ndarray]:
+    """Yield the positions that lists of distances are; empty for NULL."""
+    for chunk in column.chunks:
+        offsets = chunk.offsets.to_numpy()
+        values = chunk.values.to_numpy(zero_copy_only=False)
+        for start, limit in pairwise(offsets):
+            yield np.cumsum(values[start:limit], dtype=np.int64)
 
 
 def _keys(row: Mapping[str, Any]) -> EqualityDelete:
@@ -171,29 +209,25 @@ def _keys(row: Mapping[str, Any]) -> EqualityDelete:
     return EqualityDelete(tuple(map(int, keys.column_names)), keys, schema)
 
 
-def _part(head: Head, files: pa.Table, position: int, known: Mapping[int, EqualityDelete]) -> MergePart:
-    def value(name: str) -> Any:
-        return files.column(name)[position]
+def _columns(table: pa.Table) -> Mapping[str, pa.Array]:
+    return {name: table.column(name).combine_chunks() for name in table.column_names}
 
-    constants = value("constants").as_py()
-    row = _read(constants) if constants is not None else None
-    form = value("format").as_py()
+
+def _part(
+    head: Head, row: Mapping[str, Any], positions: np.ndarray, known: Mapping[int, EqualityDelete],
+    constants: dict[bytes, Mapping[str, pa.Array]],
+) -> MergePart:  # fmt: skip
+    form, told = row["format"], row["constants"] or b""
     if form not in _FORMATS:
         raise ValueError(form)
-    distances = value("positions")
-    positions = (
-        np.cumsum(distances.values.to_numpy(zero_copy_only=False)) if distances.is_valid else np.empty(0, np.int64)
-    )
-    equality = tuple(known[number] for number in value("keys").as_py() or ())
+    if told not in constants:
+        constants[told] = _columns(_read(told)) if told else {}
+    equality = tuple(known[number] for number in row["keys"] or ())
     formats = {} if form == "parquet" else {0: cast("Literal['orc', 'avro']", form)}
-    snapshot = Snapshot(
-        "parquet", "", 0, 0, head.schema,
-        FileSet(
-            [value("location").as_py()], np.array([int(value("size").as_py())]), np.array([-1]),
-            partitions={} if row is None else {name: row.column(name).combine_chunks() for name in row.column_names},
-            formats=formats,
-        ),
-        head.matching, name_mapping=head.name_mapping,
+    files = FileSet(
+        [str(row["location"])], np.array([int(row["size"])]), np.array([-1]), partitions=constants[told],
+        formats=formats,
     )  # fmt: skip
+    snapshot = Snapshot("parquet", "", 0, 0, head.schema, files, head.matching, name_mapping=head.name_mapping)
     deletes = LoadedDeletes(positions, equality) if len(positions) or equality else None
-    return MergePart(snapshot, deletes, (int(value("start").as_py()), int(value("limit").as_py())))
+    return MergePart(snapshot, deletes, (int(row["start"]), int(row["limit"])))
