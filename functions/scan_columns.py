@@ -68,6 +68,10 @@ def _column(
     opaque = ""
     if numbers is not None and pa.types.is_floating(source.type) and source.name not in numbers:
         opaque = _unproven(logical.type)
+    if opaque and pa.types.is_float16(source.type):
+        return (
+            f"arrow_cast({_single(source.name)}{_unproven(pa.float32())}, {string(type_name(logical.type))}) AS {name}"
+        )
     if is_direct(logical, source, matching):
         if _has_map(logical.type):
             return f"arrow_cast({identifier(source.name)}, {string(type_name(logical.type))}) AS {name}"
@@ -82,6 +86,12 @@ def _has_map(type_: pa.DataType) -> bool:
     all rows that came through Arrow's other library, those of pages and of the log, have ``entries``. To the engine
     these are two types, and a plan whose rows are pages fails where it was made for the first."""
     return pa.types.is_map(type_) or any(_has_map(type_.field(place).type) for place in range(type_.num_fields))
+
+
+def _single(name: str) -> str:
+    """Return a half-precision column in single precision: the engine writes half-precision numbers into its plans as
+    those, and would not take such a plan back."""
+    return f"arrow_cast({identifier(name)}, 'Float32')"
 
 
 def _unproven(type_: pa.DataType) -> str:

@@ -1,4 +1,4 @@
-"""Maps in statements that run as tasks: their rows travel as pages, and are what the plan was made for."""
+"""Maps and half-precision numbers in statements that run as tasks: what the plan was made for, and what pages hold."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -66,3 +67,16 @@ async def test_tasks_give_the_maps_of_one_process(lake: Lake, table: str) -> Non
         assert lake.receipt.tasks > 1
         assert there == await ask(lake, sql.format(table), "inline"), sql
         assert there
+
+
+async def test_tasks_give_the_half_precision_numbers_of_one_process(lake: Lake) -> None:
+    halves = pa.array([0.5, -0.0, float("nan"), None, float("inf"), 65504.0, 6e-8], pa.float64()).cast(pa.float16())
+    for number in range(2):
+        lake.write(f"halves/{number}.parquet", pa.table({"h": halves, "id": range(number * 7, number * 7 + 7)}))
+    table = f"parquet('{lake.folder}/halves/*.parquet')"
+    for sql in (f"SELECT h, count(*) AS n FROM {table} GROUP BY h", f"SELECT id, h FROM {table} WHERE h > 0.25"):
+        there = await asyncio.wait_for(ask(lake, sql, "fan-out"), 60)
+        assert lake.receipt.tasks > 1
+        assert repr(there) == repr(await ask(lake, sql, "inline"))  # NaN is not equal to itself
+    found = await ask(lake, f"SELECT h FROM {table} WHERE id < 7 AND h <= 0.5", "inline")
+    assert [str(row["h"]) for row in found] == ["-0.0", "0.5", str(float(np.float16(6e-8)))]
