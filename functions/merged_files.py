@@ -126,7 +126,7 @@ def merged_files(
 
 def _n_rows(snapshot: Snapshot, places: np.ndarray, n_bytes: int) -> int:
     known = np.asarray(snapshot.files.n_rows)[places]
-    return int(known.sum()) if known.min() >= 0 else n_bytes // _ROW_BYTES + 1
+    return max(1, int(known.sum())) if known.min() >= 0 else n_bytes // _ROW_BYTES + 1
 
 
 def _footer(schema: pa.Schema) -> bytes:

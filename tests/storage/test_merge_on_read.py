@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -207,3 +208,32 @@ def test_a_blob_reads_as_a_file_does(data: bytes, steps: list[tuple[int, int]]) 
         assert blob.read(size) == plain.read(size)
         assert blob.tell() == plain.tell()
     assert blob.seek(-1, io.SEEK_END) == max(0, len(data) - 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_parts_that_cover_a_file_have_each_live_row_once_and_in_order(data: st.DataObject) -> None:
+    n_rows = data.draw(st.integers(0, 60))
+    table = pa.table({"i": range(n_rows), "s": ["a"] * n_rows, "f": [0.5] * n_rows}).cast(SCHEMA)
+    kind = data.draw(st.sampled_from(("parquet", "parquet", "orc")))
+    if kind == "orc":
+        sink = io.BytesIO()
+        orc.write_table(table, sink)
+        stored = sink.getvalue()
+    else:
+        group, plain = data.draw(st.integers(1, 20)), data.draw(st.booleans())
+        stored = parquet(table, row_group_size=group, use_dictionary=plain)
+    snapshot = snapshot_of(stored, kind, matching="name")
+    positions = sorted(data.draw(st.sets(st.integers(0, max(n_rows - 1, 0)))))
+    deletes = LoadedDeletes(np.array(positions, dtype=np.int64))
+    cuts = sorted({0, 2**63 - 1, *data.draw(st.lists(st.integers(0, len(stored)), max_size=8))})
+    schema = data.draw(st.sampled_from((SCHEMA, pa.schema([]))))
+    batches = [
+        batch
+        for part in pairwise(cuts)
+        for batch in read_rows(lambda _l, a, b: stored[a:b], snapshot, 0, schema, deletes, part)
+    ]
+    kept = [row for row in range(n_rows) if row not in set(positions)]
+    assert sum(batch.num_rows for batch in batches) == len(kept)
+    if schema.names:
+        assert [row["i"] for batch in batches for row in batch.to_pylist()] == kept
