@@ -121,13 +121,16 @@ async def open_a_ray() -> AsyncIterator[Invoker]:
 
 _TO_ITS_END = "Lambda runs an invocation to its end"
 _SAME_PROCESS = "its worker is this process"
+_KILLED = "Lambda says of most functions that passed their memory no more than that they were killed"
 INVOKERS = {
     "inline": Backend(open_inline, {"dies": _SAME_PROCESS, "stops": "a coroutine cannot stop what holds the thread"}),
     "processes": Backend(open_processes),
     "http": Backend(open_http),
     "ray": Backend(open_a_ray, marks=(pytest.mark.e2e, pytest.mark.slow)),
     "lambda": Backend(open_lambda_front, {"stops": _TO_ITS_END}),
-    "lambda-emulators": Backend(open_emulators, {"stops": _TO_ITS_END}, marks=(pytest.mark.e2e, pytest.mark.slow)),
+    "lambda-emulators": Backend(
+        open_emulators, {"stops": _TO_ITS_END, "tells kills": _KILLED}, marks=(pytest.mark.e2e, pytest.mark.slow)
+    ),
 }
 
 
@@ -198,10 +201,12 @@ async def test_as_many_tasks_run_at_once_as_are_allowed_and_no_more(invoker: Inv
 
 async def test_a_worker_that_dies_costs_its_task_and_the_next_one_works(backend: Backend, invoker: Invoker) -> None:
     needs(backend, "dies")
-    for verb in (b"die", b"exit"):
-        with pytest.raises(UnavailableError) as caught:
+    killed = LimitError if "tells kills" in backend.lacks else UnavailableError
+    for verb, seen in ((b"die", killed), (b"exit", UnavailableError)):
+        with pytest.raises(seen) as caught:
             await ask(invoker, verb)
         assert not isinstance(caught.value, OverloadedError)
+        assert seen is UnavailableError or caught.value.facts["limit"] == "worker_memory"  # tried once more
         assert await ask(invoker, b"echo:again") == b"again"
 
 
