@@ -21,6 +21,7 @@ class InvokerLimits:
     """What a platform allows; 0: no limit.
 
     concurrency : tasks at once, as the platform or the account allows
+    memory_bytes : of a worker, which ends past it; 0: not known
     stops : whether a cancelled task stops working
     """
 
@@ -29,6 +30,7 @@ class InvokerLimits:
     timeout_ms: int = 0
     concurrency: int = 1
     stops: bool = True
+    memory_bytes: int = 0
 
 
 class Invoker(Protocol):

@@ -182,6 +182,7 @@ async def open_lambda(
     found = limits or InvokerLimits(
         message_bytes=MESSAGE_BYTES_MAX if place else PAYLOAD_BYTES_MAX, reply_bytes=PAYLOAD_BYTES_MAX,
         timeout_ms=TIMEOUT_MS_MAX, concurrency=concurrency or await _allowed(client, function), stops=False,
+        memory_bytes=await _memory_bytes(client, function),
     )  # fmt: skip
     return LambdaInvoker(function, client, stack, clock, found, stores=stores, lake=lake)
 
@@ -196,6 +197,15 @@ async def _allowed(client: Any, function: str) -> int:
         if found:
             return found
     return CONCURRENCY
+
+
+async def _memory_bytes(client: Any, function: str) -> int:
+    """Return the function's memory; 0 if we may not ask."""
+    try:
+        answer = await client.get_function_configuration(FunctionName=function)
+        return int(answer["MemorySize"]) << 20
+    except Exception:  # noqa: BLE001 - as above
+        return 0
 
 
 async def _reserved(client: Any, function: str) -> int:

@@ -101,7 +101,7 @@ class FanOut:
             invoker = await self.invoker()
             choice = choose(
                 statement.functions, scan_bytes, concurrency=invoker.limits.concurrency, n_cores=options.n_cores,
-                tasks_max=min(limits, default=0),
+                tasks_max=min(limits, default=0), memory_bytes=invoker.limits.memory_bytes,
             )  # fmt: skip
         else:
             choice = Choice(0, "the statement asks for this process" if is_set else "")

@@ -64,7 +64,7 @@ run "may_invoke_the_worker_only" {
       DeleteFromLake = { actions = ["s3:DeleteObject"], resources = ["arn:aws:s3:::ice/lake/*"] }
       ReadAllowed    = { actions = ["s3:GetObject"], resources = ["arn:aws:s3:::open-data/taxi/*"] }
       ListOpenData   = { actions = ["s3:ListBucket"], resources = ["arn:aws:s3:::open-data"] }
-      InvokeWorker   = { actions = ["lambda:InvokeFunction", "lambda:GetFunctionConcurrency"], resources = ["arn:aws:lambda:eu-central-1:123456789012:function:w"] }
+      InvokeWorker   = { actions = ["lambda:InvokeFunction", "lambda:GetFunctionConcurrency", "lambda:GetFunctionConfiguration"], resources = ["arn:aws:lambda:eu-central-1:123456789012:function:w"] }
     }
     error_message = "The endpoint's rights are these, and no others."
   }

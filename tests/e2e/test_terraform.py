@@ -119,7 +119,7 @@ def _check_roles(iam: Any) -> None:
         actions[role["RoleName"]] = {action for each in document["Statement"] for action in each["Action"]}
     logs, reads = {"logs:CreateLogStream", "logs:PutLogEvents"}, {"s3:GetObject", "s3:ListBucket"}
     writes = {"s3:PutObject", "s3:AbortMultipartUpload"}
-    invokes = {"lambda:InvokeFunction", "lambda:GetFunctionConcurrency"}
+    invokes = {"lambda:InvokeFunction", "lambda:GetFunctionConcurrency", "lambda:GetFunctionConfiguration"}
     assert actions == {
         "firnline-query": logs | reads | writes | invokes | {"s3:DeleteObject"},
         "firnline-worker": logs | reads | writes,

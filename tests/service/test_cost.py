@@ -67,6 +67,15 @@ def test_small_statements_stay_and_large_ones_get_tasks_by_their_bytes() -> None
     assert choose("inline", 100 * GB, concurrency=1000, n_cores=2).n_tasks == 0
 
 
+def test_a_task_scans_no_more_than_fits_its_workers_memory() -> None:
+    few = choose("fan-out", 8 * GB, concurrency=2, n_cores=2)
+    assert few.n_tasks == 2
+    for asked in ("auto", "fan-out"):
+        assert choose(asked, 8 * GB, concurrency=8, n_cores=2, memory_bytes=2 * GB).n_tasks == 16
+        assert choose(asked, 8 * GB, concurrency=1000, n_cores=2, memory_bytes=2 * GB).n_tasks == 8 * GB // TASK_BYTES
+    assert choose("fan-out", 1 << 50, concurrency=2, n_cores=2, memory_bytes=GB).n_tasks == 1000
+
+
 def test_workers_that_are_no_more_than_the_cores_here_are_used_only_when_asked_for() -> None:
     assert choose("auto", 100 * GB, concurrency=2, n_cores=2).n_tasks == 0
     assert "here" in choose("auto", 100 * GB, concurrency=2, n_cores=2).reason

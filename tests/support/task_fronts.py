@@ -114,8 +114,12 @@ async def lambda_front(
     async def function(_request: web.Request) -> web.StreamResponse:
         return web.json_response({"ReservedConcurrentExecutions": reserved} if reserved else {})
 
+    async def configuration(_request: web.Request) -> web.StreamResponse:
+        return web.json_response({"MemorySize": 512})
+
     routes: dict[tuple[str, str], Handler] = {
         ("POST", "/2015-03-31/functions/{name}/invocations"): invoke,
+        ("GET", "/2015-03-31/functions/{name}/configuration"): configuration,
         ("GET", "/2016-08-19/account-settings"): account,
         ("GET", "/2019-09-30/functions/{name}/concurrency"): function,
     }

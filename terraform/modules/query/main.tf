@@ -41,9 +41,10 @@ locals {
   )
 
   invoke_worker = var.worker == null ? [] : [{
-    Sid      = "InvokeWorker"
-    Effect   = "Allow"
-    Action   = ["lambda:InvokeFunction", "lambda:GetFunctionConcurrency"] # how many tasks it takes at once
+    Sid    = "InvokeWorker"
+    Effect = "Allow"
+    # How many tasks it takes at once, and how much memory each has.
+    Action   = ["lambda:InvokeFunction", "lambda:GetFunctionConcurrency", "lambda:GetFunctionConfiguration"]
     Resource = [var.worker.arn]
   }]
 

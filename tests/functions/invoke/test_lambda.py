@@ -113,6 +113,7 @@ async def test_tasks_at_once_are_what_the_function_or_the_account_allows() -> No
         assert invoker.limits.concurrency == 900
         assert not invoker.limits.stops
         assert invoker.limits.timeout_ms == 900_000
+        assert invoker.limits.memory_bytes == 512 << 20
     async with opened(1, None, concurrency=0, reserved=7) as invoker:
         assert invoker.limits.concurrency == 7
 
