@@ -8,9 +8,10 @@ longer than most of them. The file must be on a local disk: WAL mode shares memo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,7 +113,11 @@ class _Worker:
         self._file = file
 
     async def run(self, act: Callable[[SqliteFile], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, act, self._file)
+        return await asyncio.wrap_future(self.start(act))
+
+    def start(self, act: Callable[[SqliteFile], T]) -> Future[T]:
+        """Raises `RuntimeError` once it was closed."""
+        return self._executor.submit(act, self._file)
 
     async def close(self) -> None:
         await self.run(SqliteFile.close)
@@ -121,6 +126,7 @@ class _Worker:
 
 _Waiting = tuple[Callable[[SqliteFile], Any], int, "asyncio.Future[tuple[bool, Any]]"]
 """A read, the time when it was asked for, and who waits for it."""
+_Outcome = tuple[bool, Any] | BaseException
 
 
 class _Reads:
@@ -129,7 +135,6 @@ class _Reads:
     def __init__(self, worker: _Worker) -> None:
         self._worker = worker
         self._waiting: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, act: Callable[[SqliteFile], T], now_ms: int) -> tuple[bool, T]:
         """Return whether a lease is past its time at ``now_ms``, and what ``act`` returns."""
@@ -142,36 +147,40 @@ class _Reads:
         return await future
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        task = loop.create_task(self._run(self._waiting.pop(loop)))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _run(self, waiting: Sequence[_Waiting]) -> None:
-        outcomes: Sequence[tuple[bool, Any] | Exception]
+        waiting = self._waiting.pop(loop)
         try:
-            outcomes = await self._worker.run(lambda file: _read_all(file, waiting))
-        except Exception as error:  # noqa: BLE001 — whoever waits is told
-            outcomes = [error] * len(waiting)
-        except asyncio.CancelledError:
-            for _act, _now_ms, future in waiting:
-                future.cancel()
-            raise
-        for (_act, _now_ms, future), outcome in zip(waiting, outcomes, strict=True):
-            if future.done():
-                continue
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
+            read = self._worker.start(lambda file: _read_all(file, waiting))
+        except RuntimeError as error:
+            _tell(waiting, [error] * len(waiting))
+            return
+        read.add_done_callback(lambda _read: _tell_in(loop, waiting, read))
 
 
-def _read_all(file: SqliteFile, waiting: Sequence[_Waiting]) -> list[tuple[bool, Any] | Exception]:
-    """Do the reads that somebody still waits for, leases looked at first."""
-    expired = file.has_expired(max(now_ms for _act, now_ms, _future in waiting))
-    found: list[tuple[bool, Any] | Exception] = []
-    for act, _now_ms, future in waiting:
-        try:
-            found.append((expired, None if future.cancelled() else act(file)))
-        except Exception as error:  # noqa: BLE001 — told to whoever asked
-            found.append(error)
+def _tell_in(loop: asyncio.AbstractEventLoop, waiting: Sequence[_Waiting], read: Future[list[_Outcome]]) -> None:
+    error = read.exception()
+    outcomes = read.result() if error is None else [error] * len(waiting)
+    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+        loop.call_soon_threadsafe(_tell, waiting, outcomes)
+
+
+def _tell(waiting: Sequence[_Waiting], outcomes: Sequence[_Outcome]) -> None:
+    for (_act, _now_ms, future), outcome in zip(waiting, outcomes, strict=True):
+        if future.done():
+            continue
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+
+def _read_all(file: SqliteFile, waiting: Sequence[_Waiting]) -> list[_Outcome]:
+    """Do the reads that somebody still waits for, as of one moment, leases looked at first."""
+    found: list[_Outcome] = []
+    with file.one_moment():
+        expired = file.has_expired(max(now_ms for _act, now_ms, _future in waiting))
+        for act, _now_ms, future in waiting:
+            try:
+                found.append((expired, None if future.cancelled() else act(file)))
+            except Exception as error:  # noqa: BLE001 — told to whoever asked
+                found.append(error)
     return found

@@ -60,6 +60,17 @@ class SqliteFile:
         self._busy_timeout_s = busy_timeout_s
         self._limits = limits
         self._connection: sqlite3.Connection | None = None
+        self._is_reading = False
+
+    @contextmanager
+    def one_moment(self) -> Iterator[None]:
+        """Do the reads within as of one moment."""
+        with self._reading():
+            self._is_reading = True
+            try:
+                yield
+            finally:
+                self._is_reading = False
 
     def get(self, key: bytes) -> Entry | None:
         """Return the entry, or None."""
@@ -189,6 +200,10 @@ class SqliteFile:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """One moment of the file, whatever others commit meanwhile."""
+        if self._is_reading:
+            with self._translated("read"):
+                yield self._open()
+            return
         with self._translated("read"):
             connection = self._open()
             connection.execute("BEGIN")
