@@ -25,6 +25,7 @@ _VERSION = 2
 _FIRST_S = 0.5
 _EVERY_S = 2.0
 _LEASE_S = 30.0
+_END_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +110,10 @@ async def _tell(kv: KV, key: str, newest: list[Progress]) -> None:
             await asyncio.sleep(_EVERY_S if newest else _FIRST_S)
     finally:
         if lease is not None:
-            with suppress(FirnlineError):
-                await kv.lease_revoke(lease)
+            # Whoever waits for the statement does not wait for a catalog that is away; the lease runs out by itself.
+            with suppress(FirnlineError, TimeoutError):
+                async with asyncio.timeout(_END_S):
+                    await kv.lease_revoke(lease)
 
 
 async def _put(kv: KV, key: str, progress: Progress, lease: int | None) -> int:

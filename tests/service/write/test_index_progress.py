@@ -21,6 +21,7 @@ from service.progress import Progress, progress_of, telling
 from storage.blobs.memory import MemoryBlobs
 from storage.clock import SystemClock
 from storage.errors import ConflictError
+from tests.support.kv_faults import WrappedKV
 from tests.support.lakes import Lake, open_lake
 
 pytestmark = pytest.mark.anyio
@@ -108,6 +109,33 @@ async def test_the_state_of_an_asynchronous_statement_has_it() -> None:
         done = await store.update("j", state="succeeded")
         assert "progress" not in (await store.with_progress(done)).to_dict()
     assert await progress_of(kv, "j") is None
+
+
+class StuckKV(WrappedKV):
+    """Answers nothing any more once it is ``stuck``."""
+
+    stuck = False
+
+    async def _before(self, call: str, key: str) -> None:
+        if self.stuck:
+            await asyncio.Event().wait()
+        await super()._before(call, key)
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_catalog_that_does_not_answer_hinders_no_statement(first: bool) -> None:
+    clock = SystemClock()
+    inner = MemoryKV(clock)
+    kv = StuckKV(inner)
+    kv.stuck = first
+    async with asyncio.timeout(20):
+        async with telling(kv, clock, "j") as tell:
+            tell(3, 10, "files indexed")
+            await asyncio.sleep(0.7)
+            while not first and await progress_of(inner, "j") is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            kv.stuck = True
+        assert (await progress_of(inner, "j") is None) == first  # the other goes with its lease
 
 
 def test_a_terminal_shows_it() -> None:
