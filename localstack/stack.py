@@ -197,13 +197,16 @@ class Stack:
         write_private(self._layout.env, "".join(f"export {name}='{value}'\n" for name, value in variables.items()))
 
     def _greet(self, made: Sequence[Part]) -> None:
-        env = os.path.relpath(self._layout.env)
+        env, firn = os.path.relpath(self._layout.env), os.path.relpath(Path(sys.executable).with_name("firn"))
+        other = (
+            "" if self._layout.folder == ROOT / "build" / "stack" else f"STACK={os.path.relpath(self._layout.folder)} "
+        )
         url = made[-1].url
-        say(f"\nthe stack is up: {url}\n\n  . {env}\n  firn sql --lake {url} \"SELECT 'hello'\"\n"
-            f"  firn sql --lake {url} \"CREATE TABLE t (id BIGINT PRIMARY KEY, city VARCHAR)\"\n"
+        say(f"\nthe stack is up: {url}\n\n  . {env}\n  {firn} sql --lake {url} \"SELECT 'hello'\"\n"
+            f"  {firn} sql --lake {url} \"CREATE TABLE t (id BIGINT PRIMARY KEY, city VARCHAR)\"\n"
             f"  curl -s {url}/v1/tables/default.t/rows -H 'Content-Type: application/json' "
             "-d '[{\"id\": 1, \"city\": \"Bern\"}]'\n"
-            "  make status · make logs PART=endpoint · make down")  # fmt: skip
+            f"  make {other}status · make {other}logs PART=endpoint · make {other}down")  # fmt: skip
 
 
 def shortened(log: Path) -> None:

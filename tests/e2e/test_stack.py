@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,10 @@ def test_started_twice_it_is_the_same_stack(stack: LocalStack) -> None:
     shown = stack.run("status")
     assert shown.returncode == 0 and shown.stdout.count("runs, pid") == len(_PARTS)
     assert "listening on" in stack.run("logs", "endpoint").stdout
+    # What it tells a newcomer to type is for a shell that has not been told of the environment, and for this stack.
+    [program] = {line.split()[0] for line in said.splitlines() if " sql --lake " in line}
+    assert Path(program).samefile(Path(sys.executable).with_name("firn"))
+    assert f"make STACK={os.path.relpath(stack.folder)} down" in said
 
 
 def test_asked_from_another_shell_it_is_the_same_stack(stack: LocalStack) -> None:
