@@ -15,7 +15,7 @@ from typing import Any
 
 from storage.errors import ForbiddenError, InvalidError, TooLargeError
 
-__all__ = ["HEADER_BYTES_MAX", "MESSAGE_BYTES_MAX", "OLDEST", "VERSION", "open_message", "seal"]
+__all__ = ["HEADER_BYTES_MAX", "MESSAGE_BYTES_MAX", "OLDEST", "VERSION", "check_prefix", "open_message", "seal"]
 
 VERSION = 1
 OLDEST = 1
@@ -60,16 +60,10 @@ def open_message(
     """
     what = _NAMES[magic]
     secrets = _secrets(secret)
-    if len(data) < _PREFIX.size + _MAC_BYTES or data[:4] != magic:
-        raise InvalidError(f"these bytes are no {what}", n_bytes=len(data))
+    check_prefix(magic, data, whole=True)
     if len(data) > MESSAGE_BYTES_MAX:
         raise TooLargeError(f"the {what} is too large", n_bytes=len(data), limit=MESSAGE_BYTES_MAX)
     _magic, version, header_bytes = _PREFIX.unpack_from(data)
-    if not OLDEST <= version <= VERSION:
-        raise InvalidError(
-            f"the {what} is of another version; deploy workers before coordinators",
-            version=version, reads=f"{OLDEST}..{VERSION}", differs="version",
-        )  # fmt: skip
     content = memoryview(data)[:-_MAC_BYTES]
     if not any(hmac.compare_digest(hmac.digest(each, content, "sha256"), data[-_MAC_BYTES:]) for each in secrets):
         raise ForbiddenError(
@@ -86,6 +80,27 @@ def open_message(
         raise InvalidError(f"the {what}'s header is no JSON object")
     _check_must(what, header.get("must", ()), known)
     return version, header, content[_PREFIX.size + header_bytes :]
+
+
+def check_prefix(magic: bytes, data: bytes | bytearray, *, whole: bool) -> bool:
+    """Tell whether what a message's first bytes say has been checked; False: there are too few yet.
+
+    whole : ``data`` is all of the message
+
+    Raises `InvalidError` for what cannot become a message of this kind, or is of a version that is not read here.
+    """
+    what = _NAMES[magic]
+    if not magic.startswith(bytes(data[:4])) or (whole and len(data) < _PREFIX.size + _MAC_BYTES):
+        raise InvalidError(f"these bytes are no {what}", n_bytes=len(data))
+    if len(data) < _PREFIX.size:
+        return False
+    _magic, version, _header_bytes = _PREFIX.unpack_from(data)
+    if not OLDEST <= version <= VERSION:
+        raise InvalidError(
+            f"the {what} is of another version; deploy workers before coordinators",
+            version=version, reads=f"{OLDEST}..{VERSION}", differs="version",
+        )  # fmt: skip
+    return True
 
 
 def _check_must(what: str, must: Any, known: frozenset[str]) -> None:

@@ -21,13 +21,13 @@ from typing import Any, Literal, get_args
 from functions.signed import OLDEST, VERSION, open_message, seal
 from storage.errors import CorruptError, FirnlineError, ForbiddenError, InvalidError
 
-__all__ = ["DIFFERS", "OLDEST", "VERSION", "Page", "Reply", "Task", "TaskKind",
+__all__ = ["DIFFERS", "OLDEST", "TASK_MAGIC", "VERSION", "Page", "Reply", "Task", "TaskKind",
            "decode_reply", "decode_task", "encode_reply", "encode_task"]  # fmt: skip
 
 TaskKind = Literal["scan", "aggregate", "join", "sort", "merge", "query", "lookup", "compact", "fit"]
 """The first five run a piece of a physical plan and differ in what is at its top; the others are whole jobs."""
 
-_TASK, _REPLY = b"FNTK", b"FNRS"
+TASK_MAGIC, _REPLY = b"FNTK", b"FNRS"
 _KINDS: frozenset[str] = frozenset(get_args(TaskKind))
 _ID_LENGTH_MAX = 200
 DIFFERS = frozenset(("version", "fields", "kind", "engine", "plan"))
@@ -127,7 +127,7 @@ def encode_task(task: Task, secret: bytes) -> bytes:
         header["engine"] = task.engine
     if task.needs:
         header["must"] = list(task.needs)
-    return seal(_TASK, header, blobs, secret)
+    return seal(TASK_MAGIC, header, blobs, secret)
 
 
 def decode_task(data: bytes, secret: bytes, now_ms: int) -> Task:
@@ -138,7 +138,7 @@ def decode_task(data: bytes, secret: bytes, now_ms: int) -> Task:
     ForbiddenError : it is not signed with ``secret``, or expired
     InvalidError : it is no task, or of a version that this worker does not read (names both versions)
     """
-    version, header, blobs = open_message(_TASK, data, secret, _TASK_FIELDS)
+    version, header, blobs = open_message(TASK_MAGIC, data, secret, _TASK_FIELDS)
     try:
         parts = _parts(header, blobs)
         deadline_ms = _whole(header.get("deadline_ms", 0))

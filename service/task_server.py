@@ -17,7 +17,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,17 +26,19 @@ import uvloop
 from starlette.types import Message, Receive, Scope, Send
 
 from functions import tracing
+from functions.admission import FIELD, is_admitted
 from functions.run_task import TaskRunner
 from functions.signed import MESSAGE_BYTES_MAX
 from functions.task_worker import TaskWorkerSettings, open_task_runner
-from functions.tasks import Reply, Task
+from functions.tasks import TASK_MAGIC, Reply, Task
 from service.http_server import bound, serve_app
 from service.logs import configure_logs
 from service.metrics import METRICS_TYPE
 from service.problems import PROBLEM_TYPE, problem_of, send_json
-from service.requests import read_body
+from service.requests import header, read_body
 from service.task_metrics import TaskMetrics
-from storage.clock import SystemClock
+from service.unadmitted import Unadmitted
+from storage.clock import Clock, SystemClock
 from storage.counts import Counts
 from storage.errors import (
     CancelledError,
@@ -65,7 +67,7 @@ class TaskServerSettings:
     port : 0 takes a free one
     listener : a listening socket that is open already, by its number; None: one is opened
     concurrency : tasks at once; more are told to come again (429)
-    body_bytes_max : of a task
+    body_bytes_max : of a task whose coordinator says beforehand, signed, how long it is; others: `service.unadmitted`
     drain_s : how long tasks may go on after SIGTERM
     """
 
@@ -104,13 +106,11 @@ def start_anew(listener: int, arguments: Sequence[str]) -> None:
 
 
 async def _serve(settings: TaskServerSettings) -> int | None:
-    counts = Counts()
+    counts, clock = Counts(), SystemClock()
     metrics = TaskMetrics(counts)
-    async with open_task_runner(
-        settings.worker, SystemClock(), observe=partial(_done, metrics), counts=counts
-    ) as runner:
+    async with open_task_runner(settings.worker, clock, observe=partial(_done, metrics), counts=counts) as runner:
         with _listening(settings) as listener:
-            app = TaskApp(runner, metrics, settings.concurrency, settings.body_bytes_max, listener)
+            app = TaskApp(runner, metrics, settings, clock, listener)
             await serve_app(app, app, listener, drain_s=settings.drain_s, announce=_announce, started=app.started)
             return app.kept
 
@@ -145,17 +145,20 @@ class TaskApp:
     """
 
     def __init__(
-        self, runner: TaskRunner, metrics: TaskMetrics, concurrency: int, body_bytes_max: int, listener: socket.socket
-    ) -> None:
+        self, runner: TaskRunner, metrics: TaskMetrics, settings: TaskServerSettings, clock: Clock,
+        listener: socket.socket,
+    ) -> None:  # fmt: skip
         self.worn = False
         self.kept: int | None = None
         self._listener = listener
         self._runner, self._metrics = runner, metrics
-        self._concurrency, self._body_bytes_max = concurrency, body_bytes_max
+        self._concurrency, self._body_bytes_max = settings.concurrency, settings.body_bytes_max
+        self._secret, self._clock = settings.worker.secret, clock
+        self._unadmitted = Unadmitted(TASK_MAGIC)
         self._running: set[asyncio.Task[bytes]] = set()
         self._n_slots = 0
         self._server: uvicorn.Server | None = None
-        metrics.watch(lambda: self._n_slots, concurrency)
+        metrics.watch(lambda: self._n_slots, settings.concurrency)
 
     def started(self, server: uvicorn.Server) -> None:
         """Be told of the server that serves this app."""
@@ -196,34 +199,45 @@ class TaskApp:
             )
 
     async def _task(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._slot():
-            message = await read_body(scope, receive, self._body_bytes_max)
-            running = asyncio.create_task(self._runner.run(message))
-            self._running.add(running)
-            listening = asyncio.create_task(_gone(receive))
-            try:
-                await asyncio.wait({running, listening}, return_when=asyncio.FIRST_COMPLETED)
-                if not running.done():
-                    raise CancelledError("whoever asked for the task is gone")
-                if running.cancelled():
-                    raise UnavailableError("the worker is shutting down; send the task again", retry_after_s=0)
-                reply = running.result()
-            finally:
-                listening.cancel()
-                running.cancel()
-                await asyncio.gather(running, listening, return_exceptions=True)
-                self._running.discard(running)
+        declared = header(scope, b"content-length")
+        n_bytes = int(declared) if declared.isdigit() else -1
+        if is_admitted(header(scope, FIELD.encode()), n_bytes, self._clock.now_ms(), self._secret):
+            async with self._slot():
+                message = await read_body(scope, receive, self._body_bytes_max)
+                reply = await self._run(asyncio.create_task(self._runner.run(message)), receive)
+        else:
+            # No place is held for it before it is known whose it is.
+            self._check_room()
+            async with AsyncExitStack() as room:
+                message = await room.enter_async_context(self._unadmitted.body(scope, receive))
+                async with self._slot():
+                    running = asyncio.create_task(self._runner.run(message))
+                    await asyncio.sleep(0)  # its first step sees whether the message is signed
+                    await room.aclose()
+                    reply = await self._run(running, receive)
         await _send_bytes(send, reply, "application/octet-stream")
+
+    async def _run(self, running: asyncio.Task[bytes], receive: Receive) -> bytes:
+        """Return a task's reply. Raises what it raises, and `CancelledError` once nobody waits for it."""
+        self._running.add(running)
+        listening = asyncio.create_task(_gone(receive))
+        try:
+            await asyncio.wait({running, listening}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                raise CancelledError("whoever asked for the task is gone")
+            if running.cancelled():
+                raise UnavailableError("the worker is shutting down; send the task again", retry_after_s=0)
+            return running.result()
+        finally:
+            listening.cancel()
+            running.cancel()
+            await asyncio.gather(running, listening, return_exceptions=True)
+            self._running.discard(running)
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
         """Hold one of the places for tasks. Raises `OverloadedError` if all are taken."""
-        self._check_fit()
-        if self._n_slots >= self._concurrency:
-            raise OverloadedError(
-                "this worker runs as many tasks as it may; send it again, or to another",
-                concurrency=self._concurrency, retry_after_s=_RETRY_S,
-            )  # fmt: skip
+        self._check_room()
         self._n_slots += 1
         try:
             yield
@@ -241,6 +255,14 @@ class TaskApp:
         if runner.doubtful and self._n_slots == 1 and not runner.broken:
             self.worn = self.worn or not await runner.rested()
         self.worn = self.worn or runner.broken
+
+    def _check_room(self) -> None:
+        self._check_fit()
+        if self._n_slots >= self._concurrency:
+            raise OverloadedError(
+                "this worker runs as many tasks as it may; send it again, or to another",
+                concurrency=self._concurrency, retry_after_s=_RETRY_S,
+            )  # fmt: skip
 
     def _check_fit(self) -> None:
         if self.worn:

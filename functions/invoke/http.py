@@ -11,6 +11,7 @@ import asyncio
 import json
 from typing import Any
 
+from functions.admission import FIELD, admission
 from functions.invoke import InvokerLimits
 from functions.invoke.http_client import Answer, Client, LostError, TooLongError
 from functions.invoke.outcome import (
@@ -50,18 +51,19 @@ class HttpInvoker:
     ----------
     concurrency : tasks at once; 0: `CONCURRENCY`
     ca_file : PEM file of the CA that signed the workers' certificate; None: the system's
+    secret : that messages are signed with; without it workers take shorter ones only
     """
 
     name = "http"
 
     def __init__(
         self, url: str, clock: Clock, *, concurrency: int = 0, ca_file: str | None = None,
-        limits: InvokerLimits | None = None,
+        limits: InvokerLimits | None = None, secret: bytes = b"",
     ) -> None:  # fmt: skip
         self.limits = limits or InvokerLimits(
             MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, concurrency=concurrency or CONCURRENCY, stops=False
         )
-        self._client = Client(url, clock, ca_file=ca_file)
+        self._client, self._clock, self._secret = Client(url, clock, ca_file=ca_file), clock, secret
         self._places = asyncio.Semaphore(max(1, self.limits.concurrency))
         self._closed = False
 
@@ -72,8 +74,9 @@ class HttpInvoker:
         timeout_s = seconds(timeout_ms, self.limits)
         try:
             async with asyncio.timeout(timeout_s), self._places:
+                told = {FIELD: admission(len(message), self._clock.now_ms(), self._secret)} if self._secret else None
                 answer = await self._client.request(
-                    "POST", TASK_PATH, message, body_bytes_max=self.limits.reply_bytes or MESSAGE_BYTES_MAX
+                    "POST", TASK_PATH, message, body_bytes_max=self.limits.reply_bytes or MESSAGE_BYTES_MAX, fields=told
                 )
         except TimeoutError:
             raise timed_out(timeout_s) from None

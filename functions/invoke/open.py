@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from functions.invoke import Invoker, InvokerLimits
 from functions.invoke.worker import OpenTasks
@@ -32,6 +32,8 @@ class InvokerOptions:
     stores, lake : where messages that are too large for a Lambda event lie meanwhile; None: they are refused
     endpoint, region : of AWS's Lambda; None: AWS's own
     ca_file : PEM file of the CA that signed an https worker's certificate; None: the system's
+    secret : that messages are signed with, so that workers behind a URL know beforehand whose they are; none: they read
+        shorter ones only (`functions.admission`)
     """
 
     concurrency: int = 0
@@ -41,6 +43,7 @@ class InvokerOptions:
     endpoint: str | None = None
     region: str | None = None
     ca_file: str | None = None
+    secret: bytes = field(default=b"", repr=False)
 
 
 async def open_invoker(
@@ -60,7 +63,7 @@ async def open_invoker(
     if url.startswith(("http://", "https://")):
         from functions.invoke.http import HttpInvoker
 
-        return HttpInvoker(url, clock, concurrency=options.concurrency, ca_file=options.ca_file)
+        return HttpInvoker(url, clock, concurrency=options.concurrency, ca_file=options.ca_file, secret=options.secret)
     kind, _, rest = url.partition(":")
     if kind == "lambda":
         return await _lambda(rest, clock, options)

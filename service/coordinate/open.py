@@ -103,5 +103,6 @@ async def _open(settings: EngineSettings, secret: bytes, stores: Stores, clock: 
     options = InvokerOptions(
         concurrency=access.concurrency, memory_bytes=access.memory_bytes, stores=stores, lake=settings.lake,
         endpoint=access.lambda_endpoint, region=settings.s3.region, ca_file=access.ca_file,
+        secret=secret,
     )  # fmt: skip
     return await open_invoker(access.place, partial(open_task_runner, worker), clock, options)

@@ -170,7 +170,7 @@ def test_a_task_that_runs_when_it_is_told_to_stop_ends_first(folder: Path) -> No
 def test_a_worker_whose_engine_does_not_stop_starts_anew_where_it_listens(folder: Path) -> None:
     with working(folder, "--port", "0") as (url, process):
         stuck = stages_of(folder, STUBBORN, 1).stages
-        task = task_of(folder, payload=stuck[0].plan, deadline_ms=SystemClock().now_ms() + 500)
+        task = task_of(folder, payload=stuck[0].plan, deadline_ms=SystemClock().now_ms() + 3000)
         error = reply(url, task).error
         assert error is not None
         assert error["error"] == "StatementTimeoutError"

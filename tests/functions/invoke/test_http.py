@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from functions.admission import FIELD, is_admitted
 from functions.invoke.http import HttpInvoker
 from storage.clock import SystemClock
 from storage.errors import (
@@ -197,3 +198,19 @@ async def test_a_certificate_is_checked(tmp_path: Path) -> None:
         with pytest.raises(UnavailableError, match=r"(?i)certificate"):
             await stranger.invoke(b"echo:x", timeout_ms=TIMEOUT_MS)
         await stranger.close()
+
+
+async def test_a_message_is_announced_to_workers_that_share_the_secret() -> None:
+    seen: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        seen.append(request.headers.get(FIELD, ""))
+        return web.Response(body=b"reply")
+
+    async with serve({("POST", "/v1/task"): answer}) as url:
+        for secret in (b"new,old", b""):
+            invoker = HttpInvoker(url, SystemClock(), secret=secret)
+            assert await invoker.invoke(b"a task", timeout_ms=TIMEOUT_MS) == b"reply"
+            await invoker.close()
+    assert is_admitted(seen[0], len(b"a task"), SystemClock().now_ms(), b"new")
+    assert seen[1] == ""
