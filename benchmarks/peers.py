@@ -60,7 +60,7 @@ class Peer(Protocol):
 
 
 class FirnlinePeer:
-    """This product, in process, on a lake of its own in a temporary folder.
+    """This product, in process, on a lake of its own in a temporary folder, and on its workers' event loop.
 
     functions : where statements ask to run
     """
@@ -68,7 +68,9 @@ class FirnlinePeer:
     functions: Functions = "auto"
 
     def __init__(self) -> None:
-        self._runner = asyncio.Runner()
+        import uvloop
+
+        self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._stack = contextlib.AsyncExitStack()
         self._folder = contextlib.ExitStack()
 

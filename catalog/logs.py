@@ -19,6 +19,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from catalog.kv import KV, Entry, Put
@@ -96,15 +97,7 @@ class LogCatalog:
     async def load(self) -> LogsState:
         """Return the state of all logs, in one read."""
         entries, _revision = await self._kv.range(_PREFIX)
-        shards = None
-        found: dict[int, ShardState] = {}
-        for entry in entries:
-            if entry.key == "log/shards":
-                shards = _decode_shards(entry)
-                continue
-            _, number, what = entry.key.split("/", 2)
-            found[int(number)] = _with(found.get(int(number), ShardState()), what, entry)
-        return LogsState(shards, found)
+        return _state(tuple(entries))
 
     async def shards(self, n_new: int = 1) -> LogShards:
         """Return how many logs the lake has; one that has none yet gets ``n_new``, for good."""
@@ -182,6 +175,20 @@ async def _shards(kv: KV, n_new: int, new_id: str) -> LogShards:
     while (entry := await kv.get("log/shards")) is None:
         await kv.txn({"log/shards": 0}, [Put("log/shards", json.dumps({"v": 1, "n": n_new, "id": new_id}).encode())])
     return _decode_shards(entry)
+
+
+@lru_cache(maxsize=8)
+def _state(entries: tuple[Entry, ...]) -> LogsState:
+    """Remembered, since every statement asks and logs seldom change hands."""
+    shards = None
+    found: dict[int, ShardState] = {}
+    for entry in entries:
+        if entry.key == "log/shards":
+            shards = _decode_shards(entry)
+            continue
+        _, number, what = entry.key.split("/", 2)
+        found[int(number)] = _with(found.get(int(number), ShardState()), what, entry)
+    return LogsState(shards, found)
 
 
 def _with(state: ShardState, what: str, entry: Entry) -> ShardState:
