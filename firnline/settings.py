@@ -8,12 +8,22 @@ Every variable stands in docs/settings.md; a test holds the page to this module.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from firnline.settings_text import (
+    parse_ack,
+    parse_bytes,
+    parse_count,
+    parse_flag,
+    parse_place,
+    parse_port,
+    parse_prefixes,
+    parse_secret,
+    parse_usd,
+)
 from storage.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -56,13 +66,6 @@ OTEL_VARIABLES: dict[str, str] = {
 IGNORED = frozenset({"FIRN_GOLDEN"})
 """Names that belong to the test suite and the build."""
 
-_UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
-_PLACE = re.compile(r"inline|processes(:[1-9]\d*)?|https?://\S+|lambda:\S+|ray(:\S+)?")
-_SECRET_MIN, _PORT_MAX = 32, 65535
-_TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"", "0", "false", "no", "off"})
-
 
 @dataclass(frozen=True, slots=True)
 class Variable:
@@ -71,79 +74,6 @@ class Variable:
     name: str
     parse: Callable[[str], Any]
     doc: str
-
-
-def parse_bytes(text: str) -> int:
-    """Read ``4GiB``, ``500M`` or a plain number of bytes. Raises `ValueError`."""
-    number = text.strip().lower().rstrip("abcdefghijklmnopqrstuvwxyz ")
-    unit = text.strip().lower()[len(number) :].strip()
-    if unit not in _UNITS:
-        raise ValueError("write a number of bytes such as 4GiB, 500M or 1073741824")
-    return int(float(number) * _UNITS[unit])
-
-
-def parse_flag(text: str) -> bool:
-    """Read ``1``, ``true``, ``yes``, ``on`` and their opposites. Raises `ValueError`."""
-    word = text.strip().lower()
-    if word not in _TRUE | _FALSE:
-        raise ValueError("write 1 or 0")
-    return word in _TRUE
-
-
-def parse_count(text: str) -> int:
-    """Read a whole number that is not negative. Raises `ValueError`."""
-    if not text.strip().isdecimal():
-        raise ValueError("write a whole number")
-    return int(text)
-
-
-def parse_port(text: str) -> int:
-    """Read a port; 0 stands for a free one. Raises `ValueError`."""
-    if not text.strip().isdecimal() or int(text) > _PORT_MAX:
-        raise ValueError(f"write a port from 0 to {_PORT_MAX}")
-    return int(text)
-
-
-def parse_usd(text: str) -> float:
-    """Read a sum that is not negative. Raises `ValueError`."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1e9:
-        raise ValueError("write a sum in USD, such as 0.05")
-    return value
-
-
-def parse_place(text: str) -> str:
-    """Read where tasks run, a form that `functions.invoke.open.open_invoker` knows. Raises `ValueError`.
-
-    Read here, so that a server with a misspelt place does not start, rather than fail when a statement has tasks.
-    """
-    if not _PLACE.fullmatch(text.strip()):
-        raise ValueError("write inline, processes, processes:N, https://…, lambda:NAME, ray or ray://HOST:PORT")
-    return text.strip()
-
-
-def parse_secret(text: str) -> str:
-    """Read a secret, or several with commas between them, each long enough not to be guessed. Raises `ValueError`."""
-    for each in text.split(","):
-        if len(each) < _SECRET_MIN:
-            raise ValueError(
-                f"a secret has at least {_SECRET_MIN} characters, and this one has {len(each)}; make one with "
-                "openssl rand -hex 32"
-            )
-    return text
-
-
-def _ack(text: str) -> str:
-    if text.strip().lower() not in ("object", "fsync"):
-        raise ValueError("write fsync or object")
-    return text.strip().lower()
-
-
-def _prefixes(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _from(name: str, parse: Callable[[str], Any], default: Any, doc: str, **options: Any) -> Any:
@@ -170,7 +100,7 @@ class Settings:
     port: int = _from("FIRN_PORT", parse_port, 8080, "Its port; 0 takes a free one.")
     allow: tuple[str, ...] = _from(
         "FIRN_ALLOW",
-        _prefixes,
+        parse_prefixes,
         (),
         "Comma-separated path or URL prefixes that SQL may reach when serving, beside the lake.",
     )
@@ -209,7 +139,7 @@ class Settings:
     statements_max: int = _from("FIRN_STATEMENTS_MAX", parse_count, 0, "Statements that a server runs at once; 0: 4.")
     log_ack: str | None = _from(
         "FIRN_LOG_ACK",
-        _ack,
+        parse_ack,
         None,
         "Where a row is when it is acknowledged: `fsync` (this machine's disk; the default for a local lake) or "
         "`object` (the object store; the default for S3).",

@@ -5,7 +5,8 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from firnline.settings import AWS_VARIABLES, Settings, is_loopback, parse_bytes, read, variables
+from firnline.settings import AWS_VARIABLES, Settings, is_loopback, read, variables
+from firnline.settings_text import parse_bytes
 from storage.errors import InvalidError
 
 
