@@ -28,7 +28,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 UNZIPPED_BYTES_MAX = 262_144_000
 """Of a function's code with all its layers."""
 _PACKAGES = ("storage", "catalog", "functions")
-_PUBLIC = ("__init__.py", "settings.py")
+_PUBLIC = ("__init__.py", "settings.py", "settings_text.py")
 """Of the package ``firnline``: where the environment is read."""
 _UNUSED = (
     # Arrow Flight, file systems of its own, Substrait and Gandiva from Python, Hadoop: we read through obstore.
