@@ -144,7 +144,7 @@ def _hashed(column: pa.Array, name: str) -> np.ndarray:
     if pa.types.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        return _of_words(column.cast(pa.int64()))
+        return _of_words(column if kind == pa.int64() else column.cast(pa.int64()))
     if pa.types.is_date32(kind):
         return _of_words(column.cast(pa.int32()).cast(pa.int64()))
     if pa.types.is_timestamp(kind) and kind.unit == "us":

@@ -73,8 +73,8 @@ def key_names(entry: TableEntry, schema: pa.Schema) -> tuple[str, ...]:
     """Return the names of the primary key's columns in ``schema``, of a snapshot of the table."""
     assert entry.managed is not None
     spec = entry.managed.spec
-    numbers = _numbers(schema)
-    if not spec.primary_key or not numbers:
+    numbers = _numbers(schema) if spec.primary_key else {}
+    if not numbers:
         return spec.primary_key
     named = {number: name for name, number in numbers.items()}
     return tuple(named.get(_number(spec.schema.field(name)), name) for name in spec.primary_key)

@@ -89,7 +89,7 @@ async def choose(models: Models, memory: Memory, asking: Asking, route: Route) -
         return Routed("asked for")
     if not asking.predicates and asking.keys is None:
         return Routed("the statement's filters are not known before it runs")
-    best: tuple[float, Routed] | None = None
+    best: tuple[float, IndexEntry, LookupPlan] | None = None
     reasons: dict[str, None] = {}
     for index in asking.indexes:
         found = await _by_index(models, memory, asking, index)
@@ -98,18 +98,17 @@ async def choose(models: Models, memory: Memory, asking: Asking, route: Route) -
             continue
         cost = _lookup_cost(found)
         if best is None or cost < best[0]:
-            best = (cost, _routed(asking, index, found, cost))
+            best = (cost, index, found)
         if found.n_requests <= 1 and not (asking.wanted & ~found.covered).any():
             break  # no other index can do with less
     if best is None:
         return Routed("; ".join(reasons))
-    cost, routed = best
-    assert routed.plan is not None
-    scan = _scan_cost(routed.plan)
+    cost, index, found = best
+    scan = _scan_cost(found)
     if route == "auto" and cost > scan:
-        return Routed(f"cheaper, as {scan / max(cost, 1):.2f} of the look-up's {routed.plan.n_requests} reads of "
-                      f"{routed.plan.n_bytes} bytes by {routed.facts['index']}")  # fmt: skip
-    return routed
+        return Routed(f"cheaper, as {scan / max(cost, 1):.2f} of the look-up's {found.n_requests} reads of "
+                      f"{found.n_bytes} bytes by {index.name}")  # fmt: skip
+    return _routed(asking, index, found, f"costs {cost / scan:.2g} of a scan of its files")
 
 
 async def _by_index(models: Models, memory: Memory, asking: Asking, index: IndexEntry) -> LookupPlan | str:
@@ -141,10 +140,9 @@ def _asked(asking: Asking, index: IndexEntry) -> Pinned | KeyRange | str:
     return asked_of(asking.predicates, [plain(schema.field(name)) for name in names], ranges=index.kind == "learned")
 
 
-def _routed(asking: Asking, index: IndexEntry, found: LookupPlan, cost: float) -> Routed:
+def _routed(asking: Asking, index: IndexEntry, found: LookupPlan, why: str) -> Routed:
     wanted = int(asking.wanted.sum())
     covered = int(found.covered.sum())
-    scan = _scan_cost(found)
     facts: dict[str, int | str] = {"index": index.name, "kind": index.kind}
     if isinstance(found.asked, Pinned):
         facts["keys"] = found.asked.keys.num_rows
@@ -154,9 +152,7 @@ def _routed(asking: Asking, index: IndexEntry, found: LookupPlan, cost: float) -
         "segments": found.n_segments, "files_covered": covered, "files_not_covered": wanted - covered,
         "blocks": found.n_blocks, "reads": found.n_requests, "bytes": found.n_bytes,
     }  # fmt: skip
-    return Routed(
-        f"costs {cost / scan:.2g} of a scan of its files" if scan else "costs as much as a scan", found, facts
-    )
+    return Routed(why, found, facts)
 
 
 def _request_bytes(snapshot: Snapshot) -> int:
