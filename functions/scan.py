@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
@@ -25,10 +25,10 @@ from functions.errors import ReadError, translate
 from functions.literals import identifier
 from functions.merge_scan import MergeScan
 from functions.merged_files import MergedFiles, merged_files
-from functions.scan_columns import filled_columns, is_plain, select_list
+from functions.scan_columns import filled_columns, is_plain, named_alike, select_list
 from functions.session import SCANS, Session
 from functions.tail import TableTail
-from storage.errors import CorruptError, FirnlineError
+from storage.errors import CorruptError, FirnlineError, UnsupportedError
 from storage.stores import Stores
 from storage.tables.footers import Footer, FooterCache
 from storage.tables.known_nan import without_nan
@@ -58,6 +58,7 @@ class TableScan:
     route : how its rows are found, where an index has a say
     here_only : whether some of its rows come from readers of this process, so that its plan has no bytes
     merged : files that are merged on read, in a scan that was made to be cut
+    deletes : delete information of its files, by their numbers
     """
 
     snapshot: Snapshot
@@ -71,6 +72,7 @@ class TableScan:
     route: str = ""
     here_only: bool = False
     merged: tuple[MergedFiles, ...] = ()
+    deletes: Mapping[int, LoadedDeletes] = field(default_factory=dict, repr=False)
 
     @property
     def n_scanned(self) -> int:
@@ -126,16 +128,19 @@ async def make_scan(
         a file is damaged, naming it
     """
     columns = "\0".join(sorted(with_nan)).encode()
-    chosen = hashlib.sha256(np.packbits(wanted).tobytes() + bytes([late, cut]) + columns).digest()
-    key = (snapshot.location, snapshot.etag, chosen)
-    found = cache.get(key) if snapshot.etag else None
+    keys = {}
+    for way in (False, True):
+        chosen = hashlib.sha256(np.packbits(wanted).tobytes() + bytes([late, way]) + columns).digest()
+        keys[way] = snapshot.location, snapshot.etag, chosen
+    found = cache.get(keys[cut]) if snapshot.etag else None
     if found is not None:
         return found
     indices = [int(index) for index in np.flatnonzero(wanted)]
     for index in indices:
         stores.resolve(snapshot.files.paths[index])
     branches, slow = await _sort(stores, snapshot, indices, footers, frozenset(with_nan))
-    loaded = await _load_deletes(stores, snapshot, slow)
+    other = cache.get(keys[not cut]) if snapshot.etag else None
+    loaded = dict(other.deletes) if other is not None else await _load_deletes(stores, snapshot, slow)
     fetch = _blocking_fetch(stores)
     try:
         made = _Made(snapshot, branches, slow, loaded, fetch, late)
@@ -149,9 +154,9 @@ async def make_scan(
     here_only = (bool(slow) or not branches) and not cut
     scan = TableScan(
         snapshot, table, paths, len(snapshot.files), len(branches), len(slow), reasons,
-        here_only=here_only, merged=merged,
+        here_only=here_only, merged=merged, deletes=loaded,
     )  # fmt: skip
-    cache.put(key, scan)
+    cache.put(keys[cut], scan)
     return scan
 
 
@@ -287,9 +292,9 @@ def _make_table(session: Session, made: _Made, *, cut: bool) -> tuple[Table, tup
         names = ", ".join(identifier(name) for name in made.snapshot.schema.names)
         found = _for_tasks(session, made) if cut else None
         if found is not None:
-            tables["merged"], files = found
+            tables["merged"], files, columns = found
             merged = (files,)
-            selects.append(f"SELECT {names} FROM {SCANS}.merged WHERE {identifier(files.live)}")
+            selects.append(f"SELECT {columns} FROM {SCANS}.merged WHERE {identifier(files.live)}")
         else:
             tables["merged"] = _merged(session, made)
             selects.append(f"SELECT * FROM (SELECT {names} FROM {SCANS}.merged LIMIT {FOREVER})")
@@ -302,16 +307,17 @@ def _merged(session: Session, made: _Made) -> Table:
     return Table(MergeScan(_plain(made.snapshot), sorted(made.slow), read, session.options.target_partitions or 2))
 
 
-def _for_tasks(session: Session, made: _Made) -> tuple[Table, MergedFiles] | None:
-    """Return the files that are merged on read as tasks will read them; None if the table has a type that Parquet
-    files do not give back, or there is no place for files."""
+def _for_tasks(session: Session, made: _Made) -> tuple[Table, MergedFiles, str] | None:
+    """Return the files that are merged on read as tasks will read them, and the columns to select; None if the table
+    has a type that Parquet files do not give back, or there is no place for files."""
     try:
+        columns = ", ".join(named_alike(each, each.name) for each in made.snapshot.schema)
         files = merged_files(made.snapshot, sorted(made.slow), made.deletes, session.options.spill_dir)
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, UnsupportedError):
         return None
     table = session.native_scan(files.urls)
     fields = [pa.field(each.name, each.type) for each in table.schema]
-    return (table, files) if fields[:-1] == list(_plain(made.snapshot)) else None
+    return (table, files, columns) if fields[:-1] == list(_plain(made.snapshot)) else None
 
 
 def _plain(snapshot: Snapshot) -> pa.Schema:

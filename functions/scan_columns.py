@@ -11,7 +11,7 @@ from storage.errors import UnsupportedError
 from storage.tables.project import default_of, has_field_ids, is_direct, source_of, with_mapped_ids
 from storage.tables.snapshot import Snapshot
 
-__all__ = ["filled_columns", "is_plain", "select_list"]
+__all__ = ["filled_columns", "is_plain", "named_alike", "select_list"]
 
 _UNITS = ("s", "ms", "us", "ns")
 
@@ -73,12 +73,19 @@ def _column(
             f"arrow_cast({_single(source.name)}{_unproven(pa.float32())}, {string(type_name(logical.type))}) AS {name}"
         )
     if is_direct(logical, source, matching):
-        if _has_map(logical.type):
-            return f"arrow_cast({identifier(source.name)}, {string(type_name(logical.type))}) AS {name}"
-        return f"{identifier(source.name)}{opaque} AS {name}"
+        return f"{identifier(source.name)}{opaque} AS {name}" if opaque else named_alike(logical, source.name)
     if pa.types.is_nested(logical.type) or pa.types.is_nested(source.type):
         raise UnsupportedError("nested columns that changed")
     return f"arrow_cast({_exact(source, logical.type)}, '{type_name(logical.type)}'){opaque} AS {name}"
+
+
+def named_alike(field: pa.Field, source: str) -> str:
+    """Return an item of a select list that gives the file's column ``source``, a map's entries by the name that all
+    have. Raises `UnsupportedError` for a map whose type has no text."""
+    name = identifier(field.name)
+    if not _has_map(field.type):
+        return f"{identifier(source)} AS {name}"
+    return f"arrow_cast({identifier(source)}, {string(type_name(field.type))}) AS {name}"
 
 
 def _has_map(type_: pa.DataType) -> bool:

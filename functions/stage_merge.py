@@ -34,6 +34,11 @@ _EXPRESSION, _FETCH = 2, 11
 """Fields of a filter."""
 _COLUMN: Final = 1
 """Field of an expression."""
+_TYPE: Final = 2
+"""Field of a column."""
+_MAP: Final = 33
+_OF_FIELDS: Final = frozenset((25, 26, 27, 28))
+"""Types: lists of three kinds and structs, which hold fields as a map does."""
 
 
 def marked(node: Node, merges: Merges, stage: int) -> tuple[Node, Node, pa.Schema] | None:
@@ -52,7 +57,10 @@ def marked(node: Node, merges: Merges, stage: int) -> tuple[Node, Node, pa.Schem
     told = leaf_node(Leaf("", 0, "all", 1), PARTS)
     # The engine has no use for what a leaf is marked with.
     told = Node(told.kind, tuple(each for each in told.fields if each[0] < 1000), n_partitions=len(rows))
-    config = [each for value in node.data(CONFIG) for each in fields_of(value)]
+    config = [
+        (field, _with_entries(value) if field == _SCHEMA and isinstance(value, bytes) else value)
+        for each in node.data(CONFIG) for field, value in fields_of(each)
+    ]  # fmt: skip
     wanted = _wanted(config, merged)
     plain = _narrowed(config, wanted)
     names = [*merged.snapshot.schema.names] if plain is None else wanted
@@ -102,6 +110,36 @@ def _narrowed(config: Sequence[Field], wanted: Sequence[str]) -> list[Field] | N
             value = join_fields([(1, each) for each in moved if each is not None])
         out.append((field, value))
     return out
+
+
+def _with_entries(schema: bytes) -> bytes:
+    """Return an encoded schema, or a type that holds fields, where maps call their entries as the files of rows do that
+    workers write: the scan stands for Parquet files, whose maps have ``key_value``."""
+    return join_fields([
+        (number, _entries(value) if number == 1 and isinstance(value, bytes) else value)
+        for number, value in fields_of(schema)
+    ])  # fmt: skip
+
+
+def _entries(field: bytes, name: bytes | None = None) -> bytes:
+    """Return an encoded field whose maps are renamed, and which is itself, if ``name`` is given."""
+    out: list[Field] = []
+    for number, value in fields_of(field):
+        if number == 1 and name is not None:
+            value = name
+        elif number == _TYPE and isinstance(value, bytes):
+            value = join_fields([(kind, _retyped(kind, each)) for kind, each in fields_of(value)])
+        out.append((number, value))
+    return join_fields(out)
+
+
+def _retyped(kind: int, type_: int | bytes) -> int | bytes:
+    if kind == _MAP and isinstance(type_, bytes):
+        return join_fields([
+            (number, _entries(value, b"entries") if number == 1 and isinstance(value, bytes) else value)
+            for number, value in fields_of(type_)
+        ])  # fmt: skip
+    return _with_entries(type_) if kind in _OF_FIELDS and isinstance(type_, bytes) else type_
 
 
 def _with_columns(message: bytes, number: int, kept: Sequence[int]) -> bytes:

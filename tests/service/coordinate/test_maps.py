@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from service.executor import InlineExecutor
 from service.settings import FunctionAccess
 from service.statement import Functions, Statement
+from tests.support.delta_build import add, column, inline_vector, metadata, protocol
 from tests.support.lakes import Lake, open_lake
 
 pytestmark = pytest.mark.anyio
@@ -53,6 +56,30 @@ async def lake(tmp_path: Path) -> AsyncIterator[Lake]:
         yield opened
 
 
+def write_with_deletions(folder: Path) -> str:
+    """Write a Delta table of two files, one of which has deleted rows, and return its location."""
+    (folder / "_delta_log").mkdir(parents=True)
+    numbers = range(100)
+    maps = pa.array([None if n % 7 == 0 else [("a", n % 5)] for n in numbers], _MAP)
+    nested = pa.array([{"by": each} for each in maps.to_pylist()], pa.struct([("by", _MAP)]))
+    lists = pa.array([[each] for each in maps.to_pylist()], pa.list_(_MAP))
+    rows = pa.table(
+        {"id": pa.array(numbers), "k": pa.array([n % 4 for n in numbers]), "m": maps, "s": nested, "l": lists}
+    )
+    map_ = {"type": "map", "keyType": "string", "valueType": "long", "valueContainsNull": True}
+    struct = {"type": "struct", "fields": [column("by", map_)]}
+    array = {"type": "array", "elementType": map_, "containsNull": True}
+    columns = [column("id"), column("k"), column("m", map_), column("s", struct), column("l", array)]
+    actions = [protocol(3, 7, ["deletionVectors"]), metadata(*columns)]
+    for number in range(2):
+        pq.write_table(rows.slice(number * 50, 50), folder / f"{number}.parquet")
+        action = add(f"{number}.parquet", vector=inline_vector([1, 2, 30]) if number else None)
+        action["add"]["size"] = (folder / f"{number}.parquet").stat().st_size
+        actions.append(action)
+    (folder / "_delta_log" / f"{0:020}.json").write_text("\n".join(map(json.dumps, actions)) + "\n")
+    return str(folder)
+
+
 async def ask(lake: Lake, sql: str, functions: Functions) -> list[Any]:
     result = await InlineExecutor(lake.engine, lake.engine.clock).run(Statement(sql, "s1", functions=functions))
     rows = pa.Table.from_batches([batch async for batch in result.batches], result.schema).to_pylist()
@@ -63,6 +90,16 @@ async def ask(lake: Lake, sql: str, functions: Functions) -> list[Any]:
 @pytest.mark.parametrize("table", ["outside", "in_delta", "in_iceberg"])
 async def test_tasks_give_the_maps_of_one_process(lake: Lake, table: str) -> None:
     for sql in STATEMENTS:
+        there = await asyncio.wait_for(ask(lake, sql.format(table), "fan-out"), 60)
+        assert lake.receipt.tasks > 1
+        assert there == await ask(lake, sql.format(table), "inline"), sql
+        assert there
+
+
+async def test_tasks_give_the_maps_of_files_with_deleted_rows(lake: Lake) -> None:
+    table = f"delta('{write_with_deletions(lake.folder / 'deleted')}')"
+    lists = "SELECT x.id, x.l FROM {0} x JOIN outside y ON x.id = y.id AND x.l[1] IS NOT NULL"
+    for sql in (*STATEMENTS, "SELECT m, s, l FROM {0}", lists):
         there = await asyncio.wait_for(ask(lake, sql.format(table), "fan-out"), 60)
         assert lake.receipt.tasks > 1
         assert there == await ask(lake, sql.format(table), "inline"), sql
