@@ -19,13 +19,24 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import kubernetes_validate
 import pytest
+import yaml
 
 from firnline import settings
 from functions.exchange import decode_page
 from functions.tasks import Task, decode_reply, encode_task
 from tests.support.etcd import EtcdServer, etcd_server_or_skip, free_ports
 from tests.support.firn import environment, program
-from tests.support.knative import OVERLAYS, SERVICE, Manifest, containers, is_knative, kind, pod_specs, rendered
+from tests.support.knative import (
+    OVERLAYS,
+    POD_MONITOR,
+    SERVICE,
+    Manifest,
+    containers,
+    is_knative,
+    kind,
+    pod_specs,
+    rendered,
+)
 from tests.support.moto import create_bucket, start_moto
 from tests.support.task_plans import stages_of, task_of
 
@@ -44,7 +55,9 @@ def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
 
 def test_kubernetes_own_kinds_are_valid(manifests: list[Manifest]) -> None:
     for manifest in manifests:
-        if not is_knative(manifest):
+        if manifest["kind"] == "PodMonitor":
+            jsonschema.validate(manifest, POD_MONITOR)
+        elif not is_knative(manifest):
             assert kubernetes_validate.validate(manifest, _KUBERNETES, strict=True) == _KUBERNETES
 
 
@@ -114,6 +127,40 @@ def test_with_telemetry_all_parts_are_told_of_a_collector_and_may_reach_it() -> 
     assert {labels["app.kubernetes.io/name"] for labels in pods if _selects(policy["spec"]["podSelector"], labels)} >= {
         "firn-endpoint", "firn-worker", "firn-wal", "firn-compact",
     }  # fmt: skip
+
+
+def test_with_metrics_every_pod_that_serves_says_where_it_is_scraped_and_prometheus_may_do_so() -> None:
+    manifests = rendered("prod", "metrics")
+    policy = kind(manifests, "NetworkPolicy")["firn-from-prometheus"]["spec"]
+    open_ports = {str(port["port"]) for rule in policy["ingress"] for port in rule["ports"]}
+    serving = {**kind(manifests, "Service", knative=True), **kind(manifests, "StatefulSet")}
+    assert serving.keys() == {"firn", "firn-worker", "firn-wal"}
+    for name, manifest in serving.items():
+        template = manifest["spec"]["template"]
+        told = template["metadata"]["annotations"]
+        (container,) = template["spec"]["containers"]
+        assert (told["prometheus.io/scrape"], told["prometheus.io/path"]) == ("true", "/metrics"), name
+        assert told["prometheus.io/port"] == str(container["ports"][0]["containerPort"]), name
+        assert told["prometheus.io/port"] in open_ports, name
+        assert _selects(policy["podSelector"], template["metadata"]["labels"]), name
+    assert not any("prometheus.io" in json.dumps(each) for each in rendered("prod"))
+
+
+def test_with_pod_monitors_each_has_its_pods_a_port_of_theirs_and_a_job_that_alerts_know() -> None:
+    manifests = rendered("prod", "pod-monitors")
+    pods = {labels["app.kubernetes.io/name"]: spec for _name, labels, spec in pod_specs(manifests)}
+    jobs = set()
+    for monitor in kind(manifests, "PodMonitor").values():
+        pod = pods[monitor["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"]]
+        (asked,) = monitor["spec"]["podMetricsEndpoints"]
+        # Knative renames the port of the one container that it is given.
+        ports = {each["name"] for container in pod["containers"] for each in container["ports"]}
+        assert asked["port"] in {"user-port" if each == "http1" else each for each in ports}
+        (job,) = [each["replacement"] for each in asked["relabelings"] if each["targetLabel"] == "job"]
+        assert ("authorization" in asked) == (job == "firnline-serve"), "the others ask for no token"
+        jobs.add(job)
+    sample = yaml.safe_load((Path(__file__).parents[2] / "infra/observability/prometheus-kubernetes.yml").read_text())
+    assert jobs == {each["job_name"] for each in sample["scrape_configs"]}
 
 
 def test_no_secret_is_written_down(manifests: list[Manifest]) -> None:

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import yaml
 
-__all__ = ["OVERLAYS", "SERVICE", "Manifest", "containers", "kind", "pod_specs", "rendered"]
+__all__ = ["OVERLAYS", "POD_MONITOR", "SERVICE", "Manifest", "containers", "kind", "pod_specs", "rendered"]
 
 Manifest = dict[str, Any]
 _FOLDER = Path(__file__).parents[2] / "infra" / "knative"
-OVERLAYS = (("dev",), ("prod",), ("prod", "telemetry"))
+OVERLAYS = (("dev",), ("prod",), ("prod", "telemetry"), ("prod", "metrics"), ("prod", "pod-monitors"))
 """Each with the components that it is rendered with."""
 
 _TEXT = {"type": "string"}
@@ -64,6 +64,9 @@ SERVICE = _closed(
                             "type": "string",
                             "pattern": _DURATION,
                         },
+                        "prometheus.io/scrape": {"const": "true"},
+                        "prometheus.io/port": {"const": "8080"},
+                        "prometheus.io/path": {"const": "/metrics"},
                     },
                     "additionalProperties": False,
                 },
@@ -90,6 +93,33 @@ SERVICE = _closed(
         ),
     ),
 )
+
+
+_ENDPOINT = _closed(
+    ("port", "path", "interval"),
+    port=_TEXT,
+    path=_TEXT,
+    interval={"type": "string", "pattern": _DURATION},
+    authorization=_closed(("credentials",), credentials=_closed(("name", "key"), name=_TEXT, key=_TEXT)),
+    relabelings={
+        "type": "array",
+        "items": _closed(
+            ("targetLabel", "replacement"), action={"const": "replace"}, targetLabel=_TEXT, replacement=_TEXT
+        ),
+    },
+)
+POD_MONITOR = _closed(
+    ("apiVersion", "kind", "metadata", "spec"),
+    apiVersion={"const": "monitoring.coreos.com/v1"},
+    kind={"const": "PodMonitor"},
+    metadata=_closed(("name", "namespace"), name=_TEXT, namespace=_TEXT, labels=_LABELS),
+    spec=_closed(
+        ("selector", "podMetricsEndpoints"),
+        selector=_closed(("matchLabels",), matchLabels=_LABELS),
+        podMetricsEndpoints={"type": "array", "items": _ENDPOINT, "minItems": 1, "maxItems": 1},
+    ),
+)
+"""The Prometheus Operator's kind, by hand too, from its reference."""
 
 
 def rendered(overlay: str, *components: str) -> list[Manifest]:
