@@ -74,6 +74,10 @@ SEED ?= 1
 soak: setup ## Kill writers, servers and compactors KILLS times (1000); prints acknowledged, found, lost, doubled
 	$(RUN) python -m tests.soak --kills $(KILLS) --seed $(SEED)
 
+.PHONY: rolling
+rolling: setup ## Have coordinators of this release ask workers of another, and the reverse; FROM=COMMIT, a commit or several
+	$(RUN) python -m tests.rolling $(FROM)
+
 .PHONY: check
 check: setup ## Format, lint, types, layers
 	$(RUN) ruff format --check .
