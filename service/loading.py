@@ -183,6 +183,8 @@ class Loading:
         if snapshot is self._before and isinstance(folded, Marks):
             assert entry.managed is not None
             quiet = folded.quiet.get(entry.managed.shard)
+        if quiet is None:
+            self._count_one()
         return Loaded(snapshot, await self.tails.of(entry, snapshot, watermark, folded, quiet), entry)
 
     async def _newest(self, entry: TableEntry) -> Snapshot:
@@ -200,7 +202,12 @@ class Loading:
             self._folded = asyncio.create_task(self._ask_folded())
         return await asyncio.shield(self._folded)
 
+    def _count_one(self) -> None:
+        """Count a question to the catalog about the log, if those are priced."""
+        self.stores.count.gets += bool(self.names_gets)
+
     async def _ask_folded(self) -> Mapping[int, int]:
+        self._count_one()
         try:
             self.known.folded = await self.tails.folded()
         except UnavailableError:
