@@ -27,6 +27,7 @@ from service.coordinate.choose import tasks_to_merge
 from service.coordinate.tasks import SHUFFLED_TASKS_MAX, Tasks
 from service.exact import bind, exact_literals, with_noise
 from service.explain import with_tables
+from service.grouping_sets import GROUPING_WORDS, guarded
 from service.listing import listing
 from service.loading import Loaded, Loading, TableName
 from service.own_functions import called, with_types
@@ -72,6 +73,7 @@ class Planner:
         self._tasks = Tasks()
         self._cut_scans: Mapping[TableName, TableScan] = {}
         self._scan_bytes = 0
+        self._columns: list[str] | None = None
         self._failure: FirnlineError | None = None
         self._moment: Moment | None = None
         self._asked: set[TableName] = set()
@@ -224,6 +226,9 @@ class Planner:
         params = self._params or None
         if self._moment is not None:
             self._session.set_moment(self._moment)
+        grouped = None if self._parsed.words.isdisjoint(GROUPING_WORDS) else self._grouped(context, text)
+        if grouped is not None:
+            return grouped
         if "time_bucket" not in self._functions:
             return context.sql_with_options(text, READ_ONLY, param_values=params)
         try:
@@ -235,6 +240,30 @@ class Planner:
                 if "ParserError(" in str(error):  # its place is that in the statement as it was written
                     raise error from None
             raise
+
+    def _grouped(self, context: SessionContext, text: str) -> DataFrame | None:
+        """Return the query that a text is, with its grouping sets guarded; None if it has none, or does not plan so."""
+        params = self._params or None
+        for named in (True, False):
+            try:
+                typed = with_types(text) if "time_bucket" in self._functions else text
+                found = guarded(typed, named=named)
+                if found is None:
+                    return None
+                frame = context.sql_with_options(found, READ_ONLY, param_values=params)
+                frame.optimized_logical_plan()
+                written = context.sql_with_options(typed, READ_ONLY, param_values=params)
+            except Exception:  # noqa: BLE001 - the text as it was written has an error of its own, or none
+                continue
+            self._columns = written.schema().names
+            return frame
+        return None
+
+    def _answered(self, context: SessionContext, frame: DataFrame) -> pa.Schema:
+        schema = settled(context, frame)
+        if self._columns is not None:
+            schema = pa.schema([each.with_name(name) for each, name in zip(schema, self._columns, strict=True)])
+        return answered(schema)
 
     def _wanted_files(self) -> dict[TableName, np.ndarray]:
         """Plan over stubs; return for each table that the plan scans which of its files it may want."""
@@ -410,7 +439,7 @@ class Planner:
         with self._session.planning(self._names(table), remote=remote) as context:
             try:
                 frame = self._frame(context, self._text)
-                schema = answered(settled(context, frame))
+                schema = self._answered(context, frame)
                 shown = {self._shown(name): scan for name, scan in used.items()}
                 first = [with_tables(schema, shown, self._tasks.describe(stages))] if self._parsed.explained else []
                 loaded = {name: self._loaded(name) for name in used}
@@ -489,7 +518,7 @@ class Planner:
         with self._session.planning(self._names(table)) as context:
             try:
                 frame = self._frame(context, self._text)
-                schema = answered(settled(context, frame))
+                schema = self._answered(context, frame)
                 return Planned(schema, rows=[retyped(batch, schema) for batch in frame.collect()])
             except BaseException as error:
                 raise self._translated(error) from error
