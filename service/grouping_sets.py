@@ -256,17 +256,11 @@ def _item(tokens: Sequence[Token], start: int, limit: int) -> _Item:
 
 
 def _paths(tokens: Sequence[Token], pairs: Mapping[int, int], start: int, limit: int) -> Iterator[tuple[int, int]]:
-    """Yield where names of columns, with what qualifies them, may be; queries in brackets are left out.
-
-    So are FILTER clauses: what an aggregate is of, no grouping makes NULL.
-    """
+    """Yield where names of columns, with what qualifies them, may be, but for brackets of their own."""
     position = start
     while position < limit:
         token = tokens[position]
-        if _shown(tokens, position) == "(" and (
-            _shown(tokens, position + 1) in _QUERY
-            or (_shown(tokens, position - 1) == "FILTER" and position > start + 1)
-        ):
+        if _shown(tokens, position) == "(" and _is_apart(tokens, pairs, position):
             position = pairs.get(position, limit) + 1
             continue
         if token.kind not in ("word", "quoted"):
@@ -278,6 +272,17 @@ def _paths(tokens: Sequence[Token], pairs: Mapping[int, int], start: int, limit:
             position += 2
         if _is_column(tokens, first, position):
             yield first, position
+
+
+def _is_apart(tokens: Sequence[Token], pairs: Mapping[int, int], opening: int) -> bool:
+    """Tell whether names in a bracket mean nothing that was grouped: queries, FILTER clauses, aggregates with an order.
+
+    An aggregate is of rows as they were before, and the engine knows orders only by expressions that are not volatile.
+    """
+    if _shown(tokens, opening + 1) in _QUERY or _shown(tokens, opening - 1) == "FILTER":
+        return True
+    ordered = any(tokens[at].is_word("ORDER") for at in _level(tokens, pairs, opening + 1))
+    return ordered and _shown(tokens, opening - 1) not in ("OVER", "AS")
 
 
 def _is_column(tokens: Sequence[Token], start: int, limit: int) -> bool:

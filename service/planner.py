@@ -243,19 +243,25 @@ class Planner:
 
     def _grouped(self, context: SessionContext, text: str) -> DataFrame | None:
         """Return the query that a text is, with its grouping sets guarded; None if it has none, or does not plan so."""
-        params = self._params or None
+        self._columns = None
+        params, start = self._params or None, self._parsed.explained
+
+        def planned(text: str) -> DataFrame:
+            return context.sql_with_options(text, READ_ONLY, param_values=params)
+
         for named in (True, False):
             try:
                 typed = with_types(text) if "time_bucket" in self._functions else text
-                found = guarded(typed, named=named)
+                found = guarded(" " * start + typed[start:], named=named)
                 if found is None:
                     return None
-                frame = context.sql_with_options(found, READ_ONLY, param_values=params)
-                frame.optimized_logical_plan()
-                written = context.sql_with_options(typed, READ_ONLY, param_values=params)
+                frame = planned(found)
+                self._session.plan_of(frame, partial(planned, found))
+                columns = planned(typed).schema().names
+                frame = planned(typed[:start] + found[start:]) if typed[:start].strip() else frame
             except Exception:  # noqa: BLE001 - the text as it was written has an error of its own, or none
                 continue
-            self._columns = written.schema().names
+            self._columns = columns
             return frame
         return None
 

@@ -65,6 +65,9 @@ STATEMENTS = (
     f'SELECT g, k % 3 AS "from", max(s) {X} GROUP BY CUBE (g, "from") ORDER BY g, "from"',
     f"SELECT g, concat(g, '-', k), max(s) {X} GROUP BY GROUPING SETS ((g, k), concat(g, '-', k), ()) ORDER BY 1, 2, 3",
     f"SELECT k, count(*) {X} GROUP BY ROLLUP (k) ORDER BY k",
+    f"SELECT s, array_agg(DISTINCT g ORDER BY g) {X} AND v < 100 GROUP BY ROLLUP (g, s) ORDER BY g, s",
+    f"SELECT g, k, lag(k) OVER w {X} GROUP BY CUBE (g, k) WINDOW w AS (PARTITION BY g ORDER BY k) ORDER BY g, k",
+    f"SELECT g -- GROUP BY\n, k /* c */ {X} GROUP BY /* , */ CUBE (g, -- x\n k) ORDER BY g, k;",
     f"SELECT coalesce(g, 'all') AS g, k, sum(v) {X} GROUP BY ROLLUP (g, k) ORDER BY g, k",
     f"SELECT CASE WHEN grouping(g) = 1 THEN 'all' ELSE g END AS g, k {X} GROUP BY CUBE (g, k) ORDER BY g, k",
     f"SELECT g, k, count(*) {X} GROUP BY CUBE (g, k) HAVING g IS NULL OR k < 3 ORDER BY g, k",
@@ -168,6 +171,16 @@ async def test_the_partition_that_is_left_is_null_in_other_groups(lake: Lake) ->
         for functions in ("inline", "fan-out"):
             assert rows_of(await ask(lake, sql.replace(" t ", f" p_{format_} "), functions)) == theirs(sql)
             assert lake.receipt.files_pruned > 0
+
+
+async def test_what_only_plans_as_it_was_written_runs_so(lake: Lake) -> None:
+    for sql in (
+        f"SELECT g, k, (SELECT count(*) FROM t u WHERE u.k = t.k) AS n {X} GROUP BY CUBE (g, k)",
+        "SELECT *, count(*) FROM (SELECT g, k FROM t WHERE g = 'x') GROUP BY CUBE (g, k)",
+    ):
+        for functions in ("inline", "fan-out"):
+            assert sorted(rows_of(await ask(lake, sql, functions)), key=repr) == sorted(theirs(sql), key=repr)
+        assert "physical_plan" in (await ask(lake, f"EXPLAIN {sql}"))["plan_type"].to_pylist()
 
 
 async def test_tables_get_the_rows_and_the_names(lake: Lake) -> None:
