@@ -41,6 +41,8 @@ def guarded(text: str, *, named: bool = True) -> str | None:
     tokens = tokenize(text)
     pairs = _pairs(tokens)
     edits: dict[int, tuple[int, str]] = {}
+    if len(pairs) < sum(token.kind == "symbol" and token.text in "()[]{}" for token in tokens):
+        return None  # the engine says what is wrong
     for position, (token, behind) in enumerate(pairwise(tokens)):
         if token.is_word("GROUP") and behind.is_word("BY"):
             select = _select(tokens, pairs, position)
@@ -138,7 +140,7 @@ class _Guarding:
 
     def _orders_by_calls(self) -> bool:
         """Tell whether ORDER BY has keys in brackets, as in grouping(g): a name in the select list would hide them."""
-        outside = set(_level(self._tokens, self._pairs, self._select.order[0]))
+        outside = set(_level(self._tokens, self._pairs, *self._select.order))
         paths = self._guarded(_paths(self._tokens, self._pairs, *self._select.order))
         return any(start not in outside for start, _ in paths)
 
@@ -147,8 +149,8 @@ class _Guarding:
         start, limit = self._select.order
         names = self._outputs()
         return {
-            at for at in _level(self._tokens, self._pairs, start)
-            if at < limit and self._at(at - 1) in ("BY", ",") and self._at(at + 1) in _BEHIND_ORDER
+            at for at in _level(self._tokens, self._pairs, start, limit)
+            if self._at(at - 1) in ("BY", ",") and self._at(at + 1) in _BEHIND_ORDER
             and self._tokens[at].name in names
         }  # fmt: skip
 
@@ -192,10 +194,12 @@ def _pairs(tokens: Sequence[Token]) -> dict[int, int]:
     return pairs
 
 
-def _level(tokens: Sequence[Token], pairs: Mapping[int, int], start: int) -> Iterator[int]:
-    """Yield where the tokens from ``start`` on are that no bracket, opened from there on, is around."""
-    position = start
-    while position < len(tokens):
+def _level(
+    tokens: Sequence[Token], pairs: Mapping[int, int], start: int, limit: int | None = None
+) -> Iterator[int]:  # fmt: skip
+    """Yield where the tokens [start, limit) are that no bracket, opened from there on, is around."""
+    position, limit = start, len(tokens) if limit is None else limit
+    while position < limit:
         if tokens[position].kind == "symbol" and tokens[position].text in ")]};":
             return
         yield position
@@ -206,14 +210,18 @@ def _select(tokens: Sequence[Token], pairs: Mapping[int, int], group: int) -> _S
     """Return the select that a GROUP BY is of, if that has grouping sets."""
     first = group - 1
     while first >= 0 and not tokens[first].is_word("SELECT"):
-        if tokens[first].is_word(*_UNION) or (first in pairs and pairs[first] > first):
+        if tokens[first].is_word(*_UNION, "BY") or (first in pairs and pairs[first] > first):
             return None
         first = min(pairs.get(first, first), first) - 1
     if first < 0:
         return None
-    behind = list(_level(tokens, pairs, group + 2))
+    behind = []
+    for at in _level(tokens, pairs, group + 2):  # no further: each of many selects of a union is looked at
+        behind.append(at)
+        if tokens[at].is_word("GROUP", *_LAST):
+            break
     after = max(pairs.get(behind[-1], 0), behind[-1]) + 1 if behind else group + 2
-    last = next((at for at in behind if tokens[at].is_word(*_LAST)), after)
+    last = next((at for at in behind if tokens[at].is_word("GROUP", *_LAST)), after)
     keys = next((at for at in behind if tokens[at].is_word(*_BEHIND_KEYS)), after)
     order = next((at for at in behind if keys <= at < last and tokens[at].is_word("ORDER")), last)
     if not any(_begins_sets(tokens, at) for at in range(group + 2, keys)):

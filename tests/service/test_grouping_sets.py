@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -249,3 +250,25 @@ def test_a_text_is_changed_where_the_select_names_its_keys_and_nowhere_else() ->
         ),
     ):
         assert guarded(sql) == wanted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " UNION ALL ".join(["SELECT g FROM t GROUP BY ROLLUP (g)"] * 5_000),
+        "SELECT g " + "GROUP BY ROLLUP (g) " * 10_000,
+        "SELECT g FROM t GROUP BY ROLLUP (" + "(" * 5_000 + "g" + ")" * 5_000 + ")",
+        "SELECT " + "(" * 20_000 + " GROUP BY ROLLUP (g)",
+        "SELECT "
+        + "g, " * 20_000
+        + "g FROM t GROUP BY CUBE ("
+        + "g, " * 20_000
+        + "g) ORDER BY "
+        + "g, " * 20_000
+        + "g",
+    ],
+)
+def test_long_texts_are_read_once(text: str) -> None:
+    started = time.process_time()
+    guarded(text)
+    assert time.process_time() - started < 5
