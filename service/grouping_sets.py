@@ -111,8 +111,11 @@ class _Guarding:
             edits |= self._edit(start, limit)
         by_name = self._by_name()
         for start, limit in self._guarded(_paths(self._tokens, self._pairs, *self._select.order)):
-            if start not in by_name:
-                edits |= self._edit(start, limit)
+            if start in by_name:
+                continue
+            if limit == start + 1 and self._name(limit) in self._aliases:
+                return {}  # which of two the engine means by this name depends on the text of the whole key
+            edits |= self._edit(start, limit)
         return edits
 
     def _find_keys(self) -> None:

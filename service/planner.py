@@ -216,19 +216,23 @@ class Planner:
         text = " " * explained + self._text[explained:]
         with self._session.planning(self._names(self._stub)) as context:
             try:
-                frame = self._frame(context, text)
+                frame = self._written(context, text)
                 return frame.optimized_logical_plan()
             except BaseException as error:
                 raise self._translated(error) from error
 
     def _frame(self, context: SessionContext, text: str) -> DataFrame:
+        """Return the query that a text is, to be run."""
+        if self._moment is not None:
+            self._session.set_moment(self._moment)
+        grouped = None if self._parsed.words.isdisjoint(GROUPING_WORDS) else self._grouped(context, text)
+        return self._written(context, text) if grouped is None else grouped
+
+    def _written(self, context: SessionContext, text: str) -> DataFrame:
         """Return the query that a text is, in which functions of ours may be called."""
         params = self._params or None
         if self._moment is not None:
             self._session.set_moment(self._moment)
-        grouped = None if self._parsed.words.isdisjoint(GROUPING_WORDS) else self._grouped(context, text)
-        if grouped is not None:
-            return grouped
         if "time_bucket" not in self._functions:
             return context.sql_with_options(text, READ_ONLY, param_values=params)
         try:

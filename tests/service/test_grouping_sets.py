@@ -177,6 +177,7 @@ async def test_the_partition_that_is_left_is_null_in_other_groups(lake: Lake) ->
 async def test_what_only_plans_as_it_was_written_runs_so(lake: Lake) -> None:
     for sql in (
         f"SELECT g, k, (SELECT count(*) FROM t u WHERE u.k = t.k) AS n {X} GROUP BY CUBE (g, k)",
+        "SELECT g AS h, coalesce(g, 'n') AS g FROM t GROUP BY CUBE (g, coalesce(g, 'n')) ORDER BY coalesce(g, 'n'), h",
         "SELECT *, count(*) FROM (SELECT g, k FROM t WHERE g = 'x') GROUP BY CUBE (g, k)",
     ):
         for functions in ("inline", "fan-out"):
