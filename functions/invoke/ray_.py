@@ -42,6 +42,7 @@ __all__ = ["RayInvoker", "connect_ray", "load_ray", "open_ray"]
 
 RETRIES = 1
 _ENDED_S = 5.0
+_CONNECTS = 3
 _PUT_BYTES = 100_000
 """Ray passes what is smaller with the call itself."""
 _OBJECT_STORE_BYTES = 512 << 20
@@ -184,10 +185,18 @@ def load_ray() -> Any:
 def connect_ray(ray: Any, address: str, n_cores: int) -> None:
     """Connect this process to the Ray at ``address``; "": start one on this machine, of ``n_cores`` (0: all)."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-    if address:
-        ray.init(address=address, **quiet)
+    if not address:
+        ray.init(num_cpus=n_cores or None, include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
         return
-    ray.init(num_cpus=n_cores or None, include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+    for left in reversed(range(_CONNECTS)):
+        try:
+            ray.init(address=address, **quiet)
+            return
+        except ConnectionAbortedError:
+            # The cluster starts a process for each client, which now and then ends before it is of use.
+            if not left:
+                raise
+            _log.warning("the Ray at %s has begun nothing for this process; asking it again", address)
 
 
 def _task_of(ray: Any, open_tasks: OpenTasks) -> Callable[[bytes], tuple[bytes, dict[str, Any] | None]]:
