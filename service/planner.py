@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from datafusion import DataFrame, ExecutionPlan, LogicalPlan, SessionContext
+from datafusion import ExecutionPlan, LogicalPlan
 from datafusion.catalog import Table
 
 from catalog.tables import DEFAULT_NAMESPACE, TableEntry
@@ -21,18 +21,17 @@ from functions.predicate import TableFilter
 from functions.predicate import scans as scans_of
 from functions.prune import may_match
 from functions.scan import TableScan
-from functions.session import CATALOG, OWN_FUNCTIONS, READ_ONLY, TIME_WORDS, Names, stub
-from service.answer_schema import answered, retyped, settled, without_metadata
+from functions.session import CATALOG, TIME_WORDS, Names, stub
+from service.answer_schema import retyped, without_metadata
 from service.coordinate.choose import tasks_to_merge
 from service.coordinate.tasks import SHUFFLED_TASKS_MAX, Tasks
-from service.exact import bind, exact_literals, with_noise
+from service.exact import exact_literals
 from service.explain import with_tables
-from service.grouping_sets import GROUPING_WORDS, guarded
 from service.listing import listing
 from service.loading import Loaded, Loading, TableName
-from service.own_functions import called, with_types
-from service.parse import Parsed, TableRef
+from service.parsed import Parsed, TableRef
 from service.planned import Planned
+from service.query_text import QueryText
 from service.reading import Reading
 from service.route import Routed
 from service.statement import Statement
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from functions.gap_fill import Gaps
     from functions.stage_aligned import Buckets
     from functions.stages import Stages
-    from functions.statement_time import Moment
     from service.coordinate.fan_out import FanOut
 
 __all__ = ["Planner"]
@@ -63,8 +61,7 @@ class Planner:
         self._reading, self._session, self._loading = reading, reading.session, loading
         self._stores, self._receipt = loading.stores, loading.receipt
         self._statement, self._parsed = statement, parsed
-        self._text, self._params = parsed.text, parsed.params
-        self._functions = frozenset[str]() if parsed.words.isdisjoint(OWN_FUNCTIONS) else called(parsed.tokens)
+        self._text = QueryText(reading.session, parsed)
         self._tables: dict[TableName, Loaded | FirnlineError] = {}
         self._rows = {(DEFAULT_NAMESPACE, name): rows for name, rows in (given or {}).items()}
         self._given: dict[TableName, Table] = {}
@@ -73,9 +70,7 @@ class Planner:
         self._tasks = Tasks()
         self._cut_scans: Mapping[TableName, TableScan] = {}
         self._scan_bytes = 0
-        self._columns: list[str] | None = None
         self._failure: FirnlineError | None = None
-        self._moment: Moment | None = None
         self._asked: set[TableName] = set()
         self._filters: dict[TableName, list[TableFilter]] = {}
         self._loop = asyncio.get_running_loop()
@@ -88,15 +83,15 @@ class Planner:
         own = await listing(self._parsed, self._loading, self._reading.models)
         if own is not None:
             return Planned(own.schema, rows=own.to_batches())
-        if self._moment is None and not self._parsed.words.isdisjoint(TIME_WORDS):
-            self._moment = await self._session.in_planner(self._session.moment)
+        if self._text.moment is None and not self._parsed.words.isdisjoint(TIME_WORDS):
+            self._text.moment = await self._session.in_planner(self._session.moment)
         for name, rows in self._rows.items():
             batches = rows.to_batches() or [pa.RecordBatch.from_pylist([], schema=rows.schema)]
             self._given[name] = await self._session.in_planner(self._session.memory_table, batches)
         with tracing.span("load"):
             await self._load_tables()
-        if self._functions:
-            await asyncio.to_thread(self._session.add_functions, self._functions)
+        if self._text.functions:
+            await asyncio.to_thread(self._session.add_functions, self._text.functions)
         if self._only_describes:
             return await self._session.in_planner(self._collect_catalog, {})
         await self._keep_exact()
@@ -191,7 +186,7 @@ class Planner:
         statement = replace(self._statement, route="auto")
         given = {name: rows for (_, name), rows in self._rows.items()}
         planner = Planner(self._reading, self._loading, statement, query, self._late, given)
-        planner._moment = self._moment
+        planner._text.moment = self._text.moment
         planned = await planner.plan()
         try:
             return await filled_table(self._session, planned, gaps)
@@ -205,75 +200,17 @@ class Planner:
 
     async def _keep_exact(self) -> None:
         """Bind the literals that would be compared with decimals as doubles."""
-        literals = exact_literals(self._parsed.tokens, self._params.keys())
+        literals = exact_literals(self._parsed.tokens, self._text.params.keys())
         if literals and any(map(_has_decimals, self._tables.values())):
             plan = await self._session.in_planner(self._stub_plan)
-            self._text, bound = bind(self._text, with_noise(literals, plan.display_indent()))
-            self._params = self._params | bound
+            self._text.bind(literals, plan.display_indent())
 
     def _stub_plan(self) -> LogicalPlan:
-        explained = self._parsed.explained
-        text = " " * explained + self._text[explained:]
         with self._session.planning(self._names(self._stub)) as context:
             try:
-                frame = self._written(context, text)
-                return frame.optimized_logical_plan()
+                return self._text.written(context, self._text.explained).optimized_logical_plan()
             except BaseException as error:
                 raise self._translated(error) from error
-
-    def _frame(self, context: SessionContext, text: str) -> DataFrame:
-        """Return the query that a text is, to be run."""
-        if self._moment is not None:
-            self._session.set_moment(self._moment)
-        grouped = None if self._parsed.words.isdisjoint(GROUPING_WORDS) else self._grouped(context, text)
-        return self._written(context, text) if grouped is None else grouped
-
-    def _written(self, context: SessionContext, text: str) -> DataFrame:
-        """Return the query that a text is, in which functions of ours may be called."""
-        params = self._params or None
-        if self._moment is not None:
-            self._session.set_moment(self._moment)
-        if "time_bucket" not in self._functions:
-            return context.sql_with_options(text, READ_ONLY, param_values=params)
-        try:
-            return context.sql_with_options(with_types(text), READ_ONLY, param_values=params)
-        except Exception:
-            try:
-                context.sql_with_options(text, READ_ONLY, param_values=params)
-            except Exception as error:
-                if "ParserError(" in str(error):  # its place is that in the statement as it was written
-                    raise error from None
-            raise
-
-    def _grouped(self, context: SessionContext, text: str) -> DataFrame | None:
-        """Return the query that a text is, with its grouping sets guarded; None if it has none, or does not plan so."""
-        self._columns = None
-        params, start = self._params or None, self._parsed.explained
-
-        def planned(text: str) -> DataFrame:
-            return context.sql_with_options(text, READ_ONLY, param_values=params)
-
-        for named in (True, False):
-            try:
-                typed = with_types(text) if "time_bucket" in self._functions else text
-                found = guarded(" " * start + typed[start:], named=named)
-                if found is None:
-                    return None
-                frame = planned(found)
-                self._session.plan_of(frame, partial(planned, found))
-                columns = planned(typed).schema().names
-                frame = planned(typed[:start] + found[start:]) if typed[:start].strip() else frame
-            except Exception:  # noqa: BLE001 - the text as it was written has an error of its own, or none
-                continue
-            self._columns = columns
-            return frame
-        return None
-
-    def _answered(self, context: SessionContext, frame: DataFrame) -> pa.Schema:
-        schema = settled(context, frame)
-        if self._columns is not None:
-            schema = pa.schema([each.with_name(name) for each, name in zip(schema, self._columns, strict=True)])
-        return answered(schema)
 
     def _wanted_files(self) -> dict[TableName, np.ndarray]:
         """Plan over stubs; return for each table that the plan scans which of its files it may want."""
@@ -448,8 +385,8 @@ class Planner:
         stages = self._cut(remote, scans) if self._tasks.n_tasks else None
         with self._session.planning(self._names(table), remote=remote) as context:
             try:
-                frame = self._frame(context, self._text)
-                schema = self._answered(context, frame)
+                frame = self._text.frame(context)
+                schema = self._text.schema(context, frame)
                 shown = {self._shown(name): scan for name, scan in used.items()}
                 first = [with_tables(schema, shown, self._tasks.describe(stages))] if self._parsed.explained else []
                 loaded = {name: self._loaded(name) for name in used}
@@ -457,7 +394,7 @@ class Planner:
                     return Planned(
                         schema, None, first, shown, False, loaded, stages, partial(self._here, table, remote)
                     )
-                plan = self._session.plan_of(frame, lambda: self._frame(context, self._text))
+                plan = self._text.plan(context, frame)
                 return Planned(schema, plan, first, shown, self._late and not remote, loaded)
             except BaseException as error:
                 raise self._translated(error) from error
@@ -468,8 +405,7 @@ class Planner:
         def plan() -> ExecutionPlan:
             with self._session.planning(self._names(table), remote=remote) as context:
                 try:
-                    frame = self._frame(context, self._text)
-                    return self._session.plan_of(frame, lambda: self._frame(context, self._text))
+                    return self._text.plan(context)
                 except BaseException as error:
                     raise self._translated(error) from error
 
@@ -499,14 +435,12 @@ class Planner:
     ) -> Stages:
         from functions.stages import split
 
-        explained = self._parsed.explained
         copied = self._tasks.broadcast_bytes
         with self._session.planning(
             self._names(table), remote=remote, tasks=n_tasks, broadcast_bytes=copied
         ) as context:
             try:
-                text = " " * explained + self._text[explained:]
-                plan = self._session.plan_of(self._frame(context, text), lambda: self._frame(context, text))
+                plan = self._text.plan(context, text=self._text.explained)
                 merges = {
                     path: files
                     for scan in self._cut_scans.values() for files in scan.merged for path in files.stands
@@ -527,8 +461,8 @@ class Planner:
 
         with self._session.planning(self._names(table)) as context:
             try:
-                frame = self._frame(context, self._text)
-                schema = self._answered(context, frame)
+                frame = self._text.frame(context)
+                schema = self._text.schema(context, frame)
                 return Planned(schema, rows=[retyped(batch, schema) for batch in frame.collect()])
             except BaseException as error:
                 raise self._translated(error) from error
