@@ -120,7 +120,11 @@ class Settings:
         "Memory for the models of indexes, in bytes and for each process; those used longest ago are loaded again.",
     )
     spill_dir: str | None = _from(
-        "FIRN_SPILL_DIR", str, None, "Where sorts and aggregations spill; default: the system's temporary folder."
+        "FIRN_SPILL_DIR",
+        str,
+        None,
+        "Where sorts and aggregations spill, and tasks keep the rows of files that they merge; default: the system's "
+        "temporary folder.",
     )
     target_partitions: int = _from(
         "FIRN_TARGET_PARTITIONS", parse_count, 0, "Threads of one statement; 0: one for each core."
