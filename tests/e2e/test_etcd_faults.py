@@ -139,7 +139,12 @@ async def test_a_read_whose_reply_is_lost_for_ever_is_unavailable(kv: EtcdKV, pr
     with pytest.raises(UnavailableError):
         await kv.get("a")
     proxy.unmute()
-    assert await kv.get("a") is None
+    # Who asks right after a question that nobody answered is told soon that etcd is away, if it is slow as well.
+    async with asyncio.timeout(10):
+        while True:
+            with suppress(UnavailableError):
+                assert await kv.get("a") is None
+                break
 
 
 async def test_increments_through_a_connection_that_keeps_losing_replies_are_exact(
