@@ -58,7 +58,7 @@ class FunctionsOptions:
             return replace(self, scale=scale, official=self.official and scale == self.scale)
         shorter = tuple(each for each in self.cost_queries if each not in _LONGEST)
         return replace(
-            self, scale=scale, repeats=0, limit_s=150.0, query_s=300.0, cost_queries=shorter, cost_runs=2,
+            self, scale=scale, repeats=0, limit_s=90.0, query_s=300.0, cost_queries=shorter, cost_runs=2,
             official=self.official and scale == LARGE_SCALE,
         )  # fmt: skip
 
