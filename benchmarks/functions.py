@@ -16,7 +16,7 @@ __all__ = ["SECTIONS", "main", "program"]
 
 SECTIONS = ("start", "overhead", "coordinator", "cost", "tpch")
 SCALED_SECTIONS = ("tpch",)
-"""Those in which the size of the data matters; with ``--only cost`` receipts can be held to a store's log there, too."""
+"""Those in which the size of the data matters."""
 
 INTRODUCTION = """# Benchmarks of functions
 

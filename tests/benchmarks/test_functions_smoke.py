@@ -103,7 +103,7 @@ def test_only_the_scales_of_the_page_are_official_and_each_has_a_part_of_its_own
     assert not other.official
     assert len(large.queries) == 22
     assert [program.part(scale) for scale in ("", "1", "10")] == ["functions", "functions", "functions-sf10"]
-    assert program.scaled("10").sections == ("cost", "tpch")
+    assert program.scaled("10").sections == ("tpch",)
     page = with_part(with_part("", "functions-sf10", "ten times"), "functions", "the others")
     assert page.endswith("the others\n\n<!-- part: functions-sf10 -->\n\nten times\n")
 
