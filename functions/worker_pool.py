@@ -226,11 +226,13 @@ class WorkerPool:
         while True:
             await asyncio.sleep(min(self.settings.idle_s / 4, _HOUSE_S))
             now_s = self._clock.monotonic_s()
-            for worker in [worker for worker in self._idle if self._is_large(worker)]:
-                await self.discard(worker)
+            # While one ends, another may be given something to do.
+            for worker in list(self._idle):
+                if worker in self._idle and self._is_large(worker):
+                    await self.discard(worker)
             spare = max(0, len(self._ready) - self.settings.workers_min)
             for worker in list(self._idle)[:spare]:
-                if now_s - worker.idle_since_s >= self.settings.idle_s:
+                if worker in self._idle and now_s - worker.idle_since_s >= self.settings.idle_s:
                     await self._end(worker)
 
     def _is_large(self, worker: WorkerProcess) -> bool:
