@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pyarrow as pa
 
 from storage.stores import Stores
-from storage.tables.merge_on_read import Fetch, read_rows
+from storage.tables.merge_on_read import Fetch, blocking_fetch, read_rows
 from storage.tables.snapshot import LoadedDeletes, Snapshot
 
 __all__ = ["live_rows"]
@@ -36,7 +36,7 @@ async def live_rows(
     if schema is None and size <= _WHOLE_BYTES_MAX:
         fetch = _of_bytes(await stores.get(snapshot.files.paths[index]))
     else:
-        fetch = _of_store(stores)
+        fetch = blocking_fetch(stores)
     batches = read_rows(fetch, snapshot, index, snapshot.schema if schema is None else schema, loaded)
     following: Callable[[], pa.RecordBatch | None] = lambda: next(batches, None)  # noqa: E731
     while (batch := await asyncio.to_thread(following)) is not None:
@@ -45,13 +45,3 @@ async def live_rows(
 
 def _of_bytes(data: bytes) -> Fetch:
     return lambda _location, start, limit: data[start:limit]
-
-
-def _of_store(stores: Stores) -> Fetch:
-    """Return a fetch for a thread that runs while the event loop does."""
-    loop = asyncio.get_running_loop()
-
-    def fetch(location: str, start: int, limit: int) -> bytes:
-        return asyncio.run_coroutine_threadsafe(stores.get_range(location, start, limit), loop).result()
-
-    return fetch

@@ -22,7 +22,7 @@ from functions.scratch import Scratch
 from functions.stage_mark import mark_of
 from storage.errors import InvalidError, LimitError
 from storage.stores import Stores
-from storage.tables.merge_on_read import Fetch, read_rows
+from storage.tables.merge_on_read import Fetch, blocking_fetch, read_rows
 
 __all__ = ["spool"]
 
@@ -55,7 +55,7 @@ async def spool(
         head = opened_head(mark.head)
         parts = list(parts_of(head, (batch for each in inputs[mark.name] for batch in pa.ipc.open_stream(each))))
         path = scratch.folder / f"{len(found)}.arrow"
-        await _in_threads(_Writer(path, head), parts, _blocking_fetch(stores))
+        await _in_threads(_Writer(path, head), parts, blocking_fetch(stores))
         found[mark.name] = (str(path), path.stat().st_size)
     return found
 
@@ -138,13 +138,3 @@ class _Writer:
                 self._writer.close()
         finally:
             self._file.close()
-
-
-def _blocking_fetch(stores: Stores) -> Fetch:
-    """Return a fetch for threads that run while the event loop does."""
-    loop = asyncio.get_running_loop()
-
-    def fetch(location: str, start: int, limit: int) -> bytes:
-        return asyncio.run_coroutine_threadsafe(stores.get_range(location, start, limit), loop).result()
-
-    return fetch

@@ -32,7 +32,7 @@ from storage.errors import CorruptError, FirnlineError, UnsupportedError
 from storage.stores import Stores
 from storage.tables.footers import Footer, FooterCache
 from storage.tables.known_nan import without_nan
-from storage.tables.merge_on_read import Fetch, read_rows
+from storage.tables.merge_on_read import Fetch, blocking_fetch, read_rows
 from storage.tables.project import constants_of
 from storage.tables.snapshot import LoadedDeletes, Snapshot
 
@@ -141,7 +141,7 @@ async def make_scan(
     branches, slow = await _sort(stores, snapshot, indices, footers, frozenset(with_nan))
     other = cache.get(keys[not cut]) if snapshot.etag else None
     loaded = dict(other.deletes) if other is not None else await _load_deletes(stores, snapshot, slow)
-    fetch = _blocking_fetch(stores)
+    fetch = blocking_fetch(stores)
     try:
         made = _Made(snapshot, branches, slow, loaded, fetch, late)
         table, merged = await session.in_planner(_make_table, session, made, cut=cut)
@@ -252,16 +252,6 @@ async def _load_deletes(stores: Stores, snapshot: Snapshot, slow: dict[int, str]
     with_deletes = [index for index in slow if index in snapshot.files.deletes]
     loaded = await asyncio.gather(*[snapshot.files.deletes[index].load(stores) for index in with_deletes])
     return dict(zip(with_deletes, loaded, strict=True))
-
-
-def _blocking_fetch(stores: Stores) -> Fetch:
-    """Return a fetch for the engine's own threads, which run while the event loop does."""
-    loop = asyncio.get_running_loop()
-
-    def fetch(location: str, start: int, limit: int) -> bytes:
-        return asyncio.run_coroutine_threadsafe(stores.get_range(location, start, limit), loop).result()
-
-    return fetch
 
 
 @dataclass(frozen=True)

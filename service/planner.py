@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -308,14 +308,22 @@ class Planner:
                 "the statement would scan more than its limit; filter by a partition or a sorted column",
                 scan_bytes=total, max_bytes=limit,
             )  # fmt: skip
-        late = self._late and not self._remote(wanted) and self._making.may_be_late(meant, self._filters)
-        self._late = late
+        self._late = self._late and not self._remote(wanted) and self._making.may_be_late(meant, self._filters)
+        return await self._scans(wanted, meant, wanted, routes)
+
+    async def _scans(
+        self, names: Collection[TableName], meant: Mapping[TableName, Loaded], wanted: Mapping[TableName, np.ndarray],
+        routes: Mapping[TableName, Routed], *, cut: bool = False,
+    ) -> dict[TableName, TableScan]:  # fmt: skip
+        works = [
+            self._making.scan(
+                meant[name], wanted[name], routes.get(name), late=self._late, filters=self._filters.get(name, ()),
+                cut=cut,
+            )
+            for name in names
+        ]  # fmt: skip
         try:
-            works = [
-                self._making.scan(meant[name], mask, routes.get(name), late=late, filters=self._filters.get(name, ()))
-                for name, mask in wanted.items()
-            ]
-            return dict(zip(wanted, await asyncio.gather(*works), strict=True))
+            return dict(zip(names, await asyncio.gather(*works), strict=True))
         except BaseException as error:
             raise self._translated(error) from error
 
@@ -325,17 +333,7 @@ class Planner:
     ) -> dict[TableName, TableScan]:  # fmt: skip
         """Return the scans as tasks can run them, where they have rows that only this process reads."""
         names = [name for name, scan in scans.items() if scan.here_only]
-        works = [
-            self._making.scan(
-                meant[name], wanted[name], routes.get(name), late=self._late, filters=self._filters.get(name, ()),
-                cut=True,
-            )
-            for name in names
-        ]  # fmt: skip
-        try:
-            made = dict(scans) | dict(zip(names, await asyncio.gather(*works), strict=True))
-        except BaseException as error:
-            raise self._translated(error) from error
+        made = dict(scans) | await self._scans(names, meant, wanted, routes, cut=True)
         merged = max((files.n_bytes for scan in made.values() for files in scan.merged), default=0)
         self._tasks = replace(self._tasks, n_tasks=tasks_to_merge(self._tasks.n_tasks, merged))
         return made

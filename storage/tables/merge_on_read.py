@@ -9,6 +9,7 @@ Sources: Delta protocol, "Deletion Vectors"; Iceberg spec, "Scan Planning" and "
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.errors import CorruptError, UnsupportedError
+from storage.stores import Stores
 from storage.tables.project import (
     constants_of,
     has_field_ids,
@@ -32,11 +34,21 @@ from storage.tables.snapshot import EqualityDelete, LoadedDeletes, Snapshot
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ["BlobFile", "Fetch", "equals_any", "live_rows", "read_rows", "with_ids"]
+__all__ = ["BlobFile", "Fetch", "blocking_fetch", "equals_any", "live_rows", "read_rows", "with_ids"]
 
 Fetch = Callable[[str, int, int], bytes]
 """(location, start, limit) → bytes; blocks the calling thread."""
 BATCH_ROWS = 32_768
+
+
+def blocking_fetch(stores: Stores) -> Fetch:
+    """Return a fetch for threads that run while the event loop, whose thread calls this, does."""
+    loop = asyncio.get_running_loop()
+
+    def fetch(location: str, start: int, limit: int) -> bytes:
+        return asyncio.run_coroutine_threadsafe(stores.get_range(location, start, limit), loop).result()
+
+    return fetch
 
 
 class BlobFile(io.RawIOBase):
