@@ -95,6 +95,8 @@ class Planner:
         if self._only_describes:
             return await self._session.in_planner(self._collect_catalog, {})
         await self._keep_exact()
+        if self._text.may_compare_zero:
+            await self._session.in_planner(self._find_zeros)
         lists_catalog = "information_schema" in self._parsed.words
         if lists_catalog or self._may_prune() or self._may_look_up():
             with tracing.span("prune"):
@@ -204,6 +206,13 @@ class Planner:
         if literals and any(map(_has_decimals, self._tables.values())):
             plan = await self._session.in_planner(self._stub_plan)
             self._text.bind(literals, plan.display_indent())
+
+    def _find_zeros(self) -> None:
+        with self._session.planning(self._names(self._stub)) as context:
+            try:
+                self._text.find_zeros(context)
+            except BaseException as error:
+                raise self._translated(error) from error
 
     def _stub_plan(self) -> LogicalPlan:
         with self._session.planning(self._names(self._stub)) as context:

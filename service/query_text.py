@@ -1,4 +1,4 @@
-"""A query's text as DataFusion takes it: with its parameters, functions of ours and guarded grouping sets."""
+"""A query's text as DataFusion takes it: its parameters, functions of ours, guarded grouping sets, both zeros."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from service.exact import ExactLiteral, bind, with_noise
 from service.grouping_sets import GROUPING_WORDS, guarded
 from service.own_functions import called, with_types
 from service.parsed import Parsed
+from service.zeros import ZERO_WORDS, may_compare_zero, with_both_zeros
 
 if TYPE_CHECKING:
     from functions.statement_time import Moment
@@ -34,12 +35,34 @@ class QueryText:
         self.functions = frozenset[str]() if parsed.words.isdisjoint(OWN_FUNCTIONS) else called(parsed.tokens)
         self.moment: Moment | None = None
         self._columns: list[str] | None = None
+        self._written_columns: list[str] | None = None
+        """The names of the columns as the query was written, where what `find_zeros` made of it has others."""
 
     @property
     def explained(self) -> str:
         """The query that an EXPLAIN is of, in its place; any other query as it is."""
         start = self._parsed.explained
         return " " * start + self._text[start:]
+
+    @property
+    def may_compare_zero(self) -> bool:
+        """Whether `find_zeros` may have to change it."""
+        return not self._parsed.words.isdisjoint(ZERO_WORDS) and may_compare_zero(self._parsed.tokens, self.params)
+
+    def find_zeros(self, context: SessionContext) -> None:
+        """Let its comparisons with zero find both zeros. Raises what the engine says of the text as it was written."""
+        start = self._parsed.explained
+        written = self.written(context, self.explained)
+        changed = with_both_zeros(self.explained, self.params, written.optimized_logical_plan().display_indent())
+        if changed == self.explained:
+            return
+        try:
+            self.written(context, changed).optimized_logical_plan()
+        except Exception:  # noqa: BLE001 - it names a column as the engine does, by its expression
+            return
+        if not self._text[:start].strip():
+            self._written_columns = written.schema().names
+        self._text = self._text[:start] + changed[start:]
 
     def bind(self, literals: Sequence[ExactLiteral], shown: str) -> None:
         """Make parameters of the literals that a plan compares with decimals as doubles."""
@@ -103,6 +126,7 @@ class QueryText:
     def schema(self, context: SessionContext, frame: DataFrame) -> pa.Schema:
         """Return the schema of the answer, with the names of the text as it was written."""
         schema = settled(context, frame)
-        if self._columns is not None:
-            schema = pa.schema([each.with_name(name) for each, name in zip(schema, self._columns, strict=True)])
+        columns = self._written_columns or self._columns
+        if columns is not None:
+            schema = pa.schema([each.with_name(name) for each, name in zip(schema, columns, strict=True)])
         return answered(schema)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ F: list[list[float | None]] = [
 ]  # fmt: skip
 """One row group each; three make a file."""
 KINDS = ["parquet", "delta", "iceberg", "foreign delta", "indexed"]
+LIST = re.compile(r"(?<=[ (])([\w.\[\]']+) IN \((CAST\(.*?\)), (CAST\(.*?\))\)")
 NUMBERS = ["-9", "-1", "-0.0", "0.0", "1", "3.5", "5", "8", "9.5", "1e300", "'Infinity'", "'-Infinity'", "'NaN'"]
 
 
@@ -94,7 +96,8 @@ class Case:
         return shown(self.run.run(self.lake.table(sql.format(t=self.table))))
 
     def expected(self, sql: str) -> list[str]:
-        frame = self.memory.sql(sql.format(t="t"))
+        # The engine looks for the bits of what is in a list, and so finds one of the two zeros.
+        frame = self.memory.sql(LIST.sub(r"(\1 = \2 OR \1 = \3)", sql).format(t="t"))
         return shown(pa.Table.from_batches(frame.collect(), frame.schema()))
 
 
@@ -131,7 +134,7 @@ def conditions(draw: st.DrawFn) -> str:
                 f"{column} BETWEEN {low} AND {high}",
                 f"{column} NOT BETWEEN {low} AND {high}",
                 f"{column} IN ({low}, {high})",
-                f"{column} NOT IN ({low}, {high})",
+                f"NOT ({column} IN ({low}, {high}))",
                 f"{column} IS NULL",
                 f"{column} >= {low} AND {column} < {high}",
                 f"isnan({column})",
