@@ -74,6 +74,13 @@ SEED ?= 1
 soak: setup ## Kill writers, servers and compactors KILLS times (1000); prints acknowledged, found, lost, doubled
 	$(RUN) python -m tests.soak --kills $(KILLS) --seed $(SEED)
 
+ROUNDS ?= 10
+
+.PHONY: fuzz
+fuzz: setup ## Try ROUNDS (10) times as many examples of every property, other ones each time; TESTS=folder or file
+	@for round in $$(seq $(ROUNDS)); do echo "round $$round of $(ROUNDS)"; \
+	  $(RUN) pytest -q -n 2 --dist loadfile -m "hypothesis and not e2e" --hypothesis-profile fuzz $(TESTS) || exit 1; done
+
 .PHONY: rolling
 rolling: setup ## Have coordinators of this release ask workers of another, and the reverse; FROM=COMMIT, a commit or several
 	$(RUN) python -m tests.rolling $(FROM)

@@ -4,7 +4,13 @@ import os
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The suite tries the same examples each time, so that it passes or fails by the code alone; `make fuzz` tries others.
+hypothesis.settings.register_profile("suite", derandomize=True)
+hypothesis.settings.register_profile("fuzz", print_blob=True)
+hypothesis.settings.load_profile("suite")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell has what it starts in the background ignore Ctrl-C, and all that this starts; tests send it.
