@@ -92,12 +92,16 @@ class _Zeros:
         items, closing = self._items(position + 2, last)
         values = [_value(self._tokens[a:b], self._params) for a, b in items]
         known = [value for value in values if value is not None]
-        if 0 not in known or _same(known) not in self._lists:
+        if 0 not in known or not self._is_planned(_same(known)):
             return None
         if max(known) >= _EXACT and all(map(_is_integer, self._tokens[position + 2 : closing])):
             return None
         listed = self._render(position + 2, closing)
         return closing + 1, f"{self._text[self._start(position) : self._start(position + 2)]}{listed}, 0.0, -0.0)"
+
+    def _is_planned(self, values: frozenset[float]) -> bool:
+        """Tell whether the plan has a list of these; of two lists that ask for one column it may have made one."""
+        return any(values <= planned or planned <= values for planned in self._lists)
 
     def _nullif(self, position: int, last: int) -> tuple[int, str] | None:
         items, closing = self._items(position + 2, last)

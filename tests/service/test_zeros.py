@@ -49,6 +49,8 @@ async def test_a_list_with_either_zero_holds_both(tmp_path: Path, listed: str) -
 @pytest.mark.parametrize(("sql", "expected"), [
     ("SELECT k FROM {t} WHERE f NOT IN (0, 6, 7, 8) ORDER BY k", [(3,), (5,)]),
     ("SELECT k FROM {t} WHERE f IN (1, 6, 7, 8) AND f > 0.0", [(3,)]),
+    ("SELECT k FROM {t} WHERE f NOT IN (5, 6) AND f NOT IN (0, 7) ORDER BY k", [(3,)]),
+    ("SELECT k FROM {t} WHERE f IN (0, 1, 6, 7, 8) AND f IN (0, 1, 6, 7, 9) ORDER BY k", [(1,), (2,), (3,)]),
     ("SELECT k FROM {t} WHERE i IN (0, 1, 6, 7) ORDER BY k", [(1,), (2,)]),
     ("SELECT count(*) FROM {t} WHERE i IN (9, 0, 6, 9007199254740992) OR f IN (0, 8, 7, 6)", [(2,)]),
     ("SELECT CASE f WHEN 0 THEN 'z' WHEN 1 THEN 'o' ELSE 'e' END FROM {t} ORDER BY k", [*"zzoee"]),

@@ -32,6 +32,18 @@ Node = dict[str, Any]
 writing and reading as ``renamed`` (name in the file), ``dropped``, ``added`` and ``wide`` say."""
 
 
+def structs(depth: int) -> st.SearchStrategy[Node]:
+    children = st.lists(
+        st.fixed_dictionaries(
+            {"node": nodes(depth - 1), "renamed": st.booleans(), "dropped": st.booleans(), "added": st.booleans()}
+        ),
+        min_size=1,
+        max_size=4,
+    )
+    order = st.randoms(use_true_random=False)
+    return st.fixed_dictionaries({"kind": st.just("struct"), "children": children, "order": order})
+
+
 def nodes(depth: int) -> st.SearchStrategy[Node]:
     plain = st.fixed_dictionaries(
         {"kind": st.just("plain"), "type": st.sampled_from(list(WIDENED)), "wide": st.booleans()}
@@ -39,18 +51,9 @@ def nodes(depth: int) -> st.SearchStrategy[Node]:
     if depth == 0:
         return plain
     inner = nodes(depth - 1)
-    children = st.lists(
-        st.fixed_dictionaries(
-            {"node": inner, "renamed": st.booleans(), "dropped": st.booleans(), "added": st.booleans()}
-        ),
-        min_size=1,
-        max_size=4,
-    )
-    order = st.randoms(use_true_random=False)
-    struct = st.fixed_dictionaries({"kind": st.just("struct"), "children": children, "order": order})
     list_ = st.fixed_dictionaries({"kind": st.just("list"), "element": inner})
     map_ = st.fixed_dictionaries({"kind": st.just("map"), "value": inner})
-    return st.one_of(plain, struct, list_, map_)
+    return st.one_of(plain, structs(depth), list_, map_)
 
 
 def tag(name: str, type_: pa.DataType, number: int) -> pa.Field:
@@ -130,7 +133,7 @@ def projected(node: Node, value: Any) -> Any:
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.data(), nodes(3).filter(lambda node: node["kind"] == "struct"), st.integers(0, 3), st.integers(0, 3))
+@given(st.data(), structs(3), st.integers(0, 3), st.integers(0, 3))
 def test_a_batch_is_projected_as_its_values_would_be(data: st.DataObject, root: Node, start: int, cut: int) -> None:
     stored, logical = Pair().children(root)
     rows = [values_of(data.draw, root, null=False) for _ in range(data.draw(st.integers(0, 6)))]
@@ -145,7 +148,7 @@ def test_a_batch_is_projected_as_its_values_would_be(data: st.DataObject, root: 
 
 
 @settings(deadline=None, max_examples=100)
-@given(nodes(3).filter(lambda node: node["kind"] == "struct"))
+@given(structs(3))
 def test_a_column_that_is_direct_is_the_same_column(root: Node) -> None:
     stored, logical = Pair().children(root)
     for field in logical:
