@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 
 import pyarrow as pa
@@ -28,6 +29,8 @@ async def put(
     if not parts:
         return None
     log = await work.engine.logs.log(entry.managed.shard)
+    # A statement that is cancelled already ends here: what the log has accepted is not taken back.
+    await asyncio.sleep(0)
     try:
         receipt = await append_changes(log, entry, parts, idempotency_key=work.key, since=since)
     except ConflictError as error:
