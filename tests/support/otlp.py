@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 __all__ = ["Collector", "Received", "collecting"]
+
+_WITHIN_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,21 @@ class Collector:
         with self._lock:
             return [each for each in self._spans if not trace or each.trace == trace]
 
-    def wait(self, trace: str, names: set[str], within_s: float = 15.0) -> list[Received]:
-        """Return a trace's spans once it has spans of these names. Raises `TimeoutError` with those that it has."""
-        limit_s = time.monotonic() + within_s
+    def wait(self, trace: str, names: set[str], *, n: Mapping[str, int] | None = None) -> list[Received]:
+        """Return a trace's spans once it has spans of these names, ``n`` of some, and all that these lie in.
+
+        Processes send theirs when they like. Raises `TimeoutError` with the spans that it has.
+        """
+        limit_s = time.monotonic() + _WITHIN_S
+        wanted = Counter(dict.fromkeys(names, 1) | dict(n or {}))
         while time.monotonic() < limit_s:
             found = self.spans(trace)
-            if names <= {each.name for each in found}:
+            missing = wanted - Counter(each.name for each in found)
+            roots = {each.parent for each in found} - {each.id for each in found}
+            if not missing and (not trace or len(roots) == 1):
                 return found
             time.sleep(0.05)
-        raise TimeoutError(f"missing {names - {each.name for each in found}} of {sorted({s.name for s in found})}")
+        raise TimeoutError(f"missing {missing}, below {roots}, of {sorted({each.name for each in found})}")
 
     def take(self, body: bytes) -> None:
         """Keep the spans of one request."""
