@@ -16,6 +16,7 @@ from functions.session import Session, SessionOptions
 from service.coordinate.open import open_fan_out
 from service.engine import Engine
 from service.log.open import LakeLogs, open_logs
+from service.progress import telling
 from service.settings import EngineSettings
 from storage.blobs.counted import counting
 from storage.blobs.open import open_blobs
@@ -30,6 +31,8 @@ CATALOG_FILE = "catalog.db"
 _FOLD_AGE_S = 60.0
 _NAMES_GETS = 3
 """Tables, namespaces and indexes: each asks whether the catalog's blob is the one known."""
+_TOLD_EVERY_S = 10.0
+"""How often a query says how many tasks are done: there it takes three PUTs, more than the GETs of a short one."""
 CATALOG_BLOB = "_firnline/catalog.json"
 
 
@@ -47,12 +50,15 @@ async def open_engine(
     session = Session(options, clock)
     kv: KV = CountedKV(await open_catalog(settings, clock, stores), counts, clock)
     logs = open_logs(settings.lake, settings.log, kv, stores, clock)
+    fan_out = open_fan_out(settings, session, stores, clock)
     engine = Engine(
         session, stores, kv, clock, logs=logs, lake=settings.lake, index_memory_bytes=settings.index_memory_bytes,
-        fan_out=open_fan_out(settings, session, stores, clock), counts=counts,
+        fan_out=fan_out, counts=counts,
     )  # fmt: skip
     if settings.catalog is None and normalize(settings.lake).startswith("s3://"):
         engine.names_gets = _NAMES_GETS
+        if fan_out is not None:
+            fan_out.telling = partial(telling, kv, clock, every_s=_TOLD_EVERY_S)
     try:
         async with _compacting(settings, engine, logs):
             yield engine

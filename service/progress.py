@@ -77,8 +77,9 @@ def untold(n_done: int, n_total: int | None, what: str) -> None:
 
 
 @asynccontextmanager
-async def telling(kv: KV, clock: Clock, statement_id: str) -> AsyncIterator[Tell]:
-    """Give a `Tell`, and pass the newest of what it takes on every two seconds until the block ends."""
+async def telling(kv: KV, clock: Clock, statement_id: str, *, every_s: float | None = None) -> AsyncIterator[Tell]:
+    """Give a `Tell`, and pass the newest of what it takes on until the block ends: soon, and then every two seconds,
+    or all of ``every_s``."""
     started_s = clock.monotonic_s()
     newest: list[Progress] = []
 
@@ -89,7 +90,8 @@ async def telling(kv: KV, clock: Clock, statement_id: str) -> AsyncIterator[Tell
         newest[:] = [Progress(what, n_done, n_total, round((clock.monotonic_s() - started_s) * 1000))]
 
     key = f"progress/{statement_id}"
-    task = asyncio.create_task(_tell(kv, key, newest))
+    first_s, later_s = (_FIRST_S, _EVERY_S) if every_s is None else (every_s, every_s)
+    task = asyncio.create_task(_tell(kv, key, newest, first_s, later_s))
     try:
         yield tell
     finally:
@@ -97,8 +99,8 @@ async def telling(kv: KV, clock: Clock, statement_id: str) -> AsyncIterator[Tell
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _tell(kv: KV, key: str, newest: list[Progress]) -> None:
-    await asyncio.sleep(_FIRST_S)
+async def _tell(kv: KV, key: str, newest: list[Progress], first_s: float, later_s: float) -> None:
+    await asyncio.sleep(first_s)
     lease: int | None = None
     try:
         while True:
@@ -107,7 +109,7 @@ async def _tell(kv: KV, key: str, newest: list[Progress]) -> None:
             except FirnlineError as error:
                 _log.info("how far a statement is could not be told: %s", error)
                 lease = None
-            await asyncio.sleep(_EVERY_S if newest else _FIRST_S)
+            await asyncio.sleep(later_s if newest else first_s)
     finally:
         if lease is not None:
             # Whoever waits for the statement does not wait for a catalog that is away; the lease runs out by itself.

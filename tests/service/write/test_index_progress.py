@@ -111,6 +111,15 @@ async def test_the_state_of_an_asynchronous_statement_has_it() -> None:
     assert await progress_of(kv, "j") is None
 
 
+async def test_a_catalog_to_which_it_costs_requests_is_told_seldom() -> None:
+    clock = SystemClock()
+    kv = MemoryKV(clock)
+    async with telling(kv, clock, "j", every_s=60.0) as tell:
+        tell(3, 10, "tasks done")
+        await asyncio.sleep(0.8)
+        assert await progress_of(kv, "j") is None
+
+
 class StuckKV(WrappedKV):
     """Answers nothing any more once it is ``stuck``."""
 
