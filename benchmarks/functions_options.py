@@ -11,8 +11,6 @@ __all__ = ["LARGE_SCALE", "OFFICIAL_FUNCTIONS", "SMOKE_FUNCTIONS", "FunctionsOpt
 
 LARGE_SCALE = "10"
 """Its run is official too, and has a part of the page of its own."""
-_LONGEST = (18, 21)
-"""Queries that would take half of the time in which receipts are held to a store's log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +54,8 @@ class FunctionsOptions:
         """Return them for another scale factor; past 1 every query runs once, which one machine ends in minutes."""
         if float(scale) <= 1:
             return replace(self, scale=scale, official=self.official and scale == self.scale)
-        shorter = tuple(each for each in self.cost_queries if each not in _LONGEST)
         return replace(
-            self, scale=scale, repeats=0, limit_s=90.0, query_s=300.0, cost_queries=shorter, cost_runs=2,
+            self, scale=scale, repeats=0, limit_s=90.0, query_s=300.0,
             official=self.official and scale == LARGE_SCALE,
         )  # fmt: skip
 

@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from datafusion import ExecutionPlan, LogicalPlan
+from datafusion import ExecutionPlan, LogicalPlan, SessionContext
 from datafusion.catalog import Table
 
 from catalog.tables import DEFAULT_NAMESPACE, TableEntry
@@ -49,6 +49,8 @@ __all__ = ["Planner"]
 
 _NAMES_TABLES = frozenset(("from", "table", "show", "describe", "desc"))
 """A statement without any of these words names no table, and needs no catalog."""
+
+T = TypeVar("T")
 
 
 class Planner:
@@ -96,7 +98,7 @@ class Planner:
             return await self._session.in_planner(self._collect_catalog, {})
         await self._keep_exact()
         if self._text.may_compare_zero:
-            await self._session.in_planner(self._find_zeros)
+            await self._session.in_planner(self._over_stubs, self._text.find_zeros)
         lists_catalog = "information_schema" in self._parsed.words
         if lists_catalog or self._may_prune() or self._may_look_up():
             with tracing.span("prune"):
@@ -207,17 +209,15 @@ class Planner:
             plan = await self._session.in_planner(self._stub_plan)
             self._text.bind(literals, plan.display_indent())
 
-    def _find_zeros(self) -> None:
-        with self._session.planning(self._names(self._stub)) as context:
-            try:
-                self._text.find_zeros(context)
-            except BaseException as error:
-                raise self._translated(error) from error
-
     def _stub_plan(self) -> LogicalPlan:
+        return self._over_stubs(
+            lambda context: self._text.written(context, self._text.explained).optimized_logical_plan()
+        )
+
+    def _over_stubs(self, work: Callable[[SessionContext], T]) -> T:
         with self._session.planning(self._names(self._stub)) as context:
             try:
-                return self._text.written(context, self._text.explained).optimized_logical_plan()
+                return work(context)
             except BaseException as error:
                 raise self._translated(error) from error
 
